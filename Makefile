@@ -1,0 +1,78 @@
+# The two commands a person needs are `make run` and `make test`; `make help` lists the rest.
+# Everything is installed into .venv, once per content of the requirements files: a second run starts at once.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+MODEL ?=
+ARGS ?=
+BENCH ?=
+
+RUN_HASH := $(shell sha256sum requirements.txt | cut -c1-16)
+DEV_HASH := $(shell cat requirements.txt requirements-dev.txt | sha256sum | cut -c1-16)
+RUN_STAMP := $(VENV)/.installed-run-$(RUN_HASH)
+DEV_STAMP := $(VENV)/.installed-dev-$(DEV_HASH)
+PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input
+
+.PHONY: help run install install-dev packages test lint unit lock bench soak clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+run: install ## install what is missing, start everything, print the URL (MODEL=NAME or MODEL=path.gguf)
+	@exec $(PY) -m cli up $(if $(MODEL),--model "$(MODEL)") $(ARGS)
+
+install: $(RUN_STAMP)
+
+install-dev: $(DEV_STAMP)
+
+$(VENV)/bin/python:
+	@$(PYTHON) deploy/check_python.py
+	@echo "Creating $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Could not create a virtual environment. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+
+$(RUN_STAMP): | $(VENV)/bin/python
+	@echo "Installing requirements.txt into $(VENV) (first time: a few minutes) ..."
+	@$(PIP_INSTALL) -r requirements.txt
+	@rm -f $(VENV)/.installed-*; touch $@
+
+$(DEV_STAMP): | $(VENV)/bin/python
+	@echo "Installing requirements-dev.txt into $(VENV) (first time: a few minutes) ..."
+	@$(PIP_INSTALL) -r requirements-dev.txt
+	@rm -f $(VENV)/.installed-*; touch $@ $(RUN_STAMP)
+
+packages: ## install the Debian packages that the tests need, where they are missing
+	@bash deploy/test-packages.sh
+
+test: install-dev packages lint ## install what the tests need, then run every check and every test
+	@$(PY) -m pytest $(ARGS)
+
+lint: install-dev ## ruff, mypy --strict, import-linter
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports
+
+unit: install-dev ## the fast tests only
+	@$(PY) -m pytest tests/unit $(ARGS)
+
+lock: ## compile requirements*.in to requirements*.txt
+	@test -x build/lock/bin/uv || { $(PYTHON) -m venv build/lock && build/lock/bin/pip install --disable-pip-version-check -q uv; }
+	@for name in requirements requirements-dev; do \
+	  build/lock/bin/uv pip compile -q --python-version 3.11 --universal --no-emit-index-url --no-header \
+	    $$name.in -o $$name.txt; echo "$$name.txt written"; done
+
+bench: install-dev ## measure and print the figures of the documents (BENCH="chat" runs one of them)
+	@$(PY) -m bench $(BENCH)
+
+soak: install-dev packages ## the minutes-long endurance runs
+	@$(PY) -m pytest -m soak --timeout=1800 $(ARGS)
+
+clean: ## remove caches and the virtual environment; data/ stays
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,25 @@
+#!/bin/bash
+# Installs the Debian packages that the tests need and pip cannot bring: a browser and a PostgreSQL server.
+# Installs nothing that is there already; without the rights to install it says what to type.
+set -euo pipefail
+
+missing=()
+command -v chromium >/dev/null || missing+=(chromium)
+command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+((${#missing[@]})) || exit 0
+
+as_root=()
+if [[ $(id -u) != 0 ]]; then
+  if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+    as_root=(sudo -n)
+  else
+    echo "The tests need these packages: ${missing[*]}" >&2
+    echo "Install them, then run make test again:  sudo apt-get install ${missing[*]}" >&2
+    exit 1
+  fi
+fi
+command -v apt-get >/dev/null || { echo "The tests need: ${missing[*]}. Install them with your package manager." >&2; exit 1; }
+
+echo "Installing ${missing[*]} ..."
+"${as_root[@]}" apt-get update -q
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
