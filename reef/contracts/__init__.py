@@ -1,0 +1,1 @@
+"""Messages between processes and to clients: frozen, typed, versioned. No behaviour lives here."""

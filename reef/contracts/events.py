@@ -1,0 +1,146 @@
+"""Events of a run, as they stand in its Redis stream and as every client receives them.
+
+On the wire an event is one flat JSON object: {"type": ..., "seq": ..., "run_id": ..., "session_id": ..., fields}.
+`seq` only grows within a run and has gaps where a run was restarted: it is a cursor, not a count.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag=str.lower):
+    """What every event carries. `seq` 0 means: not part of the run's log (a reading, such as a queue position)."""
+
+    run_id: str = ""
+    session_id: str = ""
+    seq: int = 0
+
+
+class Queued(Event, frozen=True, kw_only=True, omit_defaults=False):
+    """The run waits. `position` 1 is next; `wait_s` is an estimate, None while nothing was measured yet."""
+
+    position: int
+    wait_s: float | None = None
+    persona_id: str = ""
+
+
+class Started(Event, frozen=True, kw_only=True, omit_defaults=False):
+    """A device took the run."""
+
+    persona_id: str
+    device: str
+    model: str
+    attempt: int = 1
+
+
+class Typing(Event, frozen=True, kw_only=True, omit_defaults=False):
+    """The persona is reading the prompt; its first token follows."""
+
+    persona_id: str
+
+
+class Token(Event, frozen=True, kw_only=True, omit_defaults=False):
+    """Text that follows what came before. One event may carry several tokens."""
+
+    content: str
+
+
+class Restarted(Event, frozen=True, kw_only=True, omit_defaults=False):
+    """Forget the text received so far for this run: it is told again from its beginning."""
+
+    reason: str
+
+
+class Resumed(Event, frozen=True, kw_only=True, omit_defaults=False):
+    """Answer to a client's resume: events after `after_seq` follow."""
+
+    after_seq: int
+    state: str
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens, in the specification's words."""
+
+    prompt: int
+    completion: int
+
+
+class Metrics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the run went, in seconds and tokens per second."""
+
+    queue_s: float | None = None
+    first_token_s: float | None = None
+    tokens_per_s: float | None = None
+    cached_tokens: int | None = None
+
+
+class Done(Event, frozen=True, kw_only=True, omit_defaults=False):
+    """The reply is complete and stored as message `message_id`."""
+
+    usage: Usage
+    message_id: str
+    finish_reason: Literal["stop", "length"] = "stop"
+    metrics: Metrics = Metrics()
+
+
+class Stopped(Event, frozen=True, kw_only=True, omit_defaults=False):
+    """Somebody stopped the run. What was said so far is stored as `message_id` (None: nothing was said)."""
+
+    usage: Usage
+    message_id: str | None = None
+
+
+class Error(Event, frozen=True, kw_only=True, omit_defaults=False):
+    """The run (or, without run_id, the client's last frame) failed. `message` is for a person."""
+
+    code: str
+    message: str
+    retry_after_s: float | None = None
+
+
+class Emotion(Event, frozen=True, kw_only=True, omit_defaults=False):
+    """The persona's emotional state changed."""
+
+    persona_id: str
+    state: str
+
+
+class ToolCall(Event, frozen=True, kw_only=True, omit_defaults=False, tag="tool_call"):
+    """A tool is being used."""
+
+    tool: str
+    status: str
+
+
+class Citation(Event, frozen=True, kw_only=True, omit_defaults=False):
+    """A passage the reply rests on."""
+
+    index: int
+    document_id: str
+    title: str
+    excerpt: str
+    page: int | None = None
+
+
+RunEvent = (
+    Queued | Started | Typing | Token | Restarted | Resumed | Done | Stopped | Error | Emotion | ToolCall | Citation
+)
+
+FINAL = (Done, Stopped, Error)
+"""An event of one of these types is the last of its run."""
+
+_decoder: msgspec.json.Decoder[RunEvent] = msgspec.json.Decoder(RunEvent)
+_encoder = msgspec.json.Encoder()
+
+
+def encode(event: Event) -> bytes:
+    """The event as one JSON object."""
+    return _encoder.encode(event)
+
+
+def decode(raw: bytes | str) -> RunEvent:
+    """Read an event; fields this version does not know are ignored. Raises msgspec.ValidationError."""
+    return _decoder.decode(raw)

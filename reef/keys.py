@@ -1,0 +1,56 @@
+"""Every Redis key and channel of the product, spelled here and nowhere else.
+
+| key                       | type    | writer                  | reader        | lifetime                         |
+|---------------------------|---------|-------------------------|---------------|----------------------------------|
+| reef:run:<id>:events      | stream  | web (queued), worker    | web           | capped; RUN_EVENTS_TTL_S         |
+| reef:run:<id>             | channel | web, worker, sweeper    | web           | live only                        |
+| reef:session:<id>         | channel | web                     | web           | live only                        |
+| reef:stop                 | channel | web                     | every worker  | live only; the ledger has it too |
+| reef:nodes                | hash    | worker (heartbeat)      | web, cli      | a field is stale after NODE_TTL_S|
+| reef:affinity:<session>   | string  | worker (after a turn)   | dispatcher    | AFFINITY_TTL_S                   |
+| unacked:<node> (and _index, _mutex) | hash, zset, string | kombu | recovery | until the worker acknowledges  |
+| <queue>, <queue>.<node>   | list    | kombu                   | kombu         | until consumed                   |
+"""
+
+from __future__ import annotations
+
+RUN_EVENTS_TTL_S = 3600
+"""A run's events can be replayed this long after its last one; afterwards the database answers."""
+RUN_EVENTS_MAX = 10_000
+"""Longest event log of one run."""
+NODE_TTL_S = 6.0
+"""A worker that was silent longer counts as gone."""
+AFFINITY_TTL_S = 3600
+
+NODES = "reef:nodes"
+STOP_CHANNEL = "reef:stop"
+
+
+def run_events(run_id: str) -> str:
+    """Stream of a run's numbered events."""
+    return f"reef:run:{run_id}:events"
+
+
+def run_channel(run_id: str) -> str:
+    """Channel on which a run's events are announced as they happen."""
+    return f"reef:run:{run_id}"
+
+
+def session_channel(session_id: str) -> str:
+    """Channel on which the runs that start in a session are announced."""
+    return f"reef:session:{session_id}"
+
+
+def affinity(session_id: str) -> str:
+    """Node that holds the session's prompt cache."""
+    return f"reef:affinity:{session_id}"
+
+
+def unacked(node: str) -> tuple[str, str, str]:
+    """kombu's book of unacknowledged messages of one worker: hash, index, mutex."""
+    return f"unacked:{node}", f"unacked_index:{node}", f"unacked_mutex:{node}"
+
+
+def node_queue(queue: str, node: str) -> str:
+    """Queue that only one worker consumes, for turns whose prompt cache it holds."""
+    return f"{queue}.{node}"

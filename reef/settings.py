@@ -1,0 +1,97 @@
+"""Every setting of the product, read from the environment once. Nothing else in the repository reads `os.environ`.
+
+A setting is a field here, an environment variable `REEF_<FIELD>` and a row in docs/operations.md (a test holds the
+three together).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+PREFIX = "REEF_"
+
+
+class SettingsError(ValueError):
+    """A setting has a value that cannot be used; the message names the variable and what it accepts."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration of one process. Paths are absolute; times are in seconds."""
+
+    data_dir: Path = Path("data")
+    """Database, broker files, models, logs and run files live below this directory."""
+    host: str = "127.0.0.1"
+    port: int = 8080
+    redis_url: str = ""
+    """Empty: `coral-reef up` starts a server of its own and hands its URL to the processes."""
+    database_url: str = ""
+    """Empty: SQLite in the data directory."""
+    queues_file: Path = Path("queues.yaml")
+    model: str = ""
+    """Overrides the model of the chat pool: a catalogue name or a path to a .gguf file."""
+    node: str = ""
+    """Name of this worker process, unique in the reef; empty in the other processes."""
+    flower_url: str = ""
+    """Where Flower listens, for the link on the status page; empty when it does not run."""
+    remote_url: str = ""
+    """Base URL of an OpenAI-compatible server, for pools with engine: remote."""
+    remote_api_key: str = ""
+    allowed_origins: str = ""
+    """Comma-separated web origins besides our own that may open a WebSocket."""
+    require_api_key: bool = False
+    """Ask for an API key on every request; always on when bound beyond loopback."""
+    log_level: str = "info"
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database URL with its embedded default filled in."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'reef.db'}"
+
+    def environment(self) -> dict[str, str]:
+        """These settings as environment variables, for child processes."""
+        return {PREFIX + name.upper(): _plain(getattr(self, name)) for name in self.__struct_fields__}
+
+    def changed(self, **fields: Any) -> Settings:
+        """A copy with some fields replaced."""
+        return msgspec.structs.replace(self, **fields)
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings. Raises SettingsError naming the variable that cannot be used."""
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    for field in msgspec.structs.fields(Settings):
+        variable = PREFIX + field.name.upper()
+        text = environ.get(variable)
+        if text is None or text == "":
+            continue
+        values[field.name] = _parse(variable, text, field.type)
+    settings = Settings(**values)
+    if not 1 <= settings.port <= 65535:
+        raise SettingsError(f"REEF_PORT is {settings.port}; it must be between 1 and 65535.")
+    return settings.changed(data_dir=settings.data_dir.absolute(), queues_file=settings.queues_file.absolute())
+
+
+def inherited_environment() -> dict[str, str]:
+    """The whole environment of this process, for child processes that get their settings on top of it."""
+    return dict(os.environ)
+
+
+def _parse(variable: str, text: str, kind: Any) -> Any:
+    if kind is Path:
+        return Path(text).expanduser()
+    try:
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{variable} is {text!r}: {error}.") from None
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
