@@ -1,0 +1,241 @@
+"""queues.yaml: which pools there are, which devices serve them and under which limits. Parsed nowhere else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+EngineKind = Literal["auto", "openvino", "llama", "remote", "simulated"]
+DeviceKind = Literal["cpu", "edgetpu", "cuda", "remote", "simulated"]
+
+_DEVICE = re.compile(
+    r"^(?:(?P<cpu>cpu)(?::(?P<cores>\d+(?:-\d+)?))?"
+    r"|(?P<tpu>usb|pci):(?P<tpu_index>\d+)"
+    r"|(?P<other>cuda|remote|simulated)(?::(?P<index>\d+))?)"
+    r"(?:@(?P<host>[a-z0-9][a-z0-9-]*))?$"
+)
+_NAME = r"^[a-z][a-z0-9_-]{0,31}$"
+T = TypeVar("T")
+
+
+class TopologyError(ValueError):
+    """queues.yaml cannot be used; the message names the file, the line and what is expected there."""
+
+
+class Device(msgspec.Struct, frozen=True):
+    """One device of one pool. `name` is the string in queues.yaml without its host."""
+
+    name: str
+    kind: DeviceKind
+    index: int = 0
+    cores: tuple[int, ...] = ()
+    """CPU cores the worker is pinned to; empty: all of them."""
+    host: str = ""
+    """Empty: the machine that runs `coral-reef up`."""
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Bounds of a pool. Every queue has one and says so when it is reached."""
+
+    waiting_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
+    """Jobs that may wait; the next one is answered 429."""
+    deadline_s: Annotated[float, Meta(gt=0)] = 600.0
+    """A job that has not ended this long after it was accepted fails."""
+    attempts_max: Annotated[int, Meta(ge=1, le=100)] = 3
+    """Starts of one job before it goes to the dead list."""
+    lease_s: Annotated[float, Meta(ge=0.5)] = 5.0
+    """A worker that shows no progress this long loses its job to another."""
+    hang_s: Annotated[float, Meta(ge=1)] = 60.0
+    """A single call of the device that lasts longer ends the worker process."""
+    tokens_max: Annotated[int, Meta(ge=1)] = 1024
+    """Longest reply, in tokens."""
+    drain_s: Annotated[float, Meta(ge=0)] = 10.0
+    """How long a stopping worker lets its running jobs finish before it hands them back."""
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """A queue and the devices that serve it."""
+
+    name: str
+    queue: str
+    devices: tuple[Device, ...]
+    engine: EngineKind
+    model: str
+    streams: int
+    context_tokens: int
+    nice: int
+    affinity: bool
+    limits: Limits
+
+    def node(self, device: Device) -> str:
+        """Name of the worker process of a device: unique in the reef, safe in keys and file names."""
+        base = f"{self.name}-{device.name.replace(':', '-')}"
+        return f"{base}.{device.host}" if device.host else base
+
+    def device(self, name: str) -> Device:
+        """The device of that name (with or without its host). Raises KeyError naming the pool's devices."""
+        for device in self.devices:
+            if name in (device.name, f"{device.name}@{device.host}"):
+                return device
+        known = ", ".join(d.name for d in self.devices) or "none"
+        raise KeyError(f"pool {self.name} has no device {name!r}; queues.yaml gives it: {known}")
+
+
+class Topology(msgspec.Struct, frozen=True):
+    """All pools, by name."""
+
+    pools: dict[str, Pool]
+
+    def pool(self, name: str) -> Pool:
+        """The pool of that name. Raises KeyError naming the pools there are."""
+        try:
+            return self.pools[name]
+        except KeyError:
+            raise KeyError(f"no pool {name!r} in queues.yaml; there are: {', '.join(self.pools)}") from None
+
+
+class _PoolEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A pool as written in the file."""
+
+    queue: Annotated[str, Meta(pattern=_NAME)]
+    devices: list[str] = []
+    engine: EngineKind = "auto"
+    model: str = ""
+    streams: Annotated[int, Meta(ge=1, le=256)] = 1
+    context_tokens: Annotated[int, Meta(ge=256, le=1_048_576)] = 4096
+    nice: Annotated[int, Meta(ge=0, le=19)] = 0
+    affinity: bool = True
+    limits: dict[str, Any] = {}
+
+
+class _File:
+    """The parsed file with the line of every key, so that an error can point at it."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        try:
+            self.root = yaml.compose(text, Loader=yaml.SafeLoader)
+            self.data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"{path}:{mark.line + 1}" if mark else str(path)
+            raise TopologyError(f"{where}: not YAML: {getattr(error, 'problem', error)}.") from None
+
+    def line(self, *keys: str) -> int:
+        """Line of the deepest of these nested keys that is in the file."""
+        node, line = self.root, 1
+        for key in keys:
+            if not isinstance(node, yaml.MappingNode):
+                break
+            for key_node, value_node in node.value:
+                if key_node.value == key:
+                    node, line = value_node, key_node.start_mark.line + 1
+                    break
+            else:
+                break
+        return line
+
+    def error(self, message: str, *keys: str) -> TopologyError:
+        return TopologyError(f"{self.path}:{self.line(*keys)}: {message}")
+
+
+def load_topology(path: Path, model: str = "") -> Topology:
+    """Read and check queues.yaml; `model` overrides the chat pool's model. Raises TopologyError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TopologyError(
+            f"{path}: cannot be read ({error.strerror}); REEF_QUEUES_FILE names another file."
+        ) from None
+    file = _File(path, text)
+    if not isinstance(file.data, dict) or not isinstance(file.data.get("pools"), dict):
+        raise file.error("expected a mapping `pools:` of pool names to their settings.")
+    for key in file.data:
+        if key not in ("version", "pools"):
+            raise file.error(f"unknown key {key!r}; expected version and pools.", str(key))
+    if file.data.get("version") != 1:
+        raise file.error(f"version is {file.data.get('version')!r}; this program reads version 1.", "version")
+    pools = {str(name): _pool(file, str(name), entry, model) for name, entry in file.data["pools"].items()}
+    _check_unique(file, pools)
+    return Topology(pools)
+
+
+def _pool(file: _File, name: str, entry: Any, model: str) -> Pool:
+    if not re.match(_NAME, name):
+        raise file.error(f"pool name {name!r}: lower-case letters, digits, - and _ only.", "pools", name)
+    raw = _convert(file, entry, _PoolEntry, "pools", name)
+    limits = _convert(file, raw.limits, Limits, "pools", name, "limits")
+    devices = tuple(_device(file, name, text) for text in raw.devices)
+    return Pool(
+        name=name,
+        queue=raw.queue,
+        devices=devices,
+        engine=raw.engine,
+        model=model if name == "chat" and model else raw.model,
+        streams=raw.streams,
+        context_tokens=raw.context_tokens,
+        nice=raw.nice,
+        affinity=raw.affinity,
+        limits=limits,
+    )
+
+
+def _convert(file: _File, value: Any, kind: type[T], *keys: str) -> T:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        field = re.search(r"`\$\.(\w+)|unknown field `(\w+)`", message)
+        extra = next((part for part in field.groups() if part), "") if field else ""
+        raise file.error(f"pool {keys[1]}: {message}.", *keys, extra) from None
+
+
+def _device(file: _File, pool: str, text: str) -> Device:
+    match = _DEVICE.match(text)
+    if match is None:
+        raise file.error(
+            f"pool {pool}: device {text!r} is unknown; expected cpu, cpu:0, cpu:0-3, usb:0, pci:0, cuda:0, "
+            "remote or simulated, each with @host where it is on another machine.",
+            "pools",
+            pool,
+            "devices",
+        )
+    part = match.groupdict()
+    name, host = text.partition("@")[0], part["host"] or ""
+    if part["cpu"]:
+        return Device(name, "cpu", cores=_cores(part["cores"]), host=host)
+    if part["tpu"]:
+        return Device(name, "edgetpu", index=int(part["tpu_index"]), host=host)
+    return Device(name, part["other"], index=int(part["index"] or 0), host=host)  # type: ignore[arg-type]
+
+
+def _cores(text: str | None) -> tuple[int, ...]:
+    if not text:
+        return ()
+    first, _, last = text.partition("-")
+    return tuple(range(int(first), int(last or first) + 1))
+
+
+def _check_unique(file: _File, pools: dict[str, Pool]) -> None:
+    queues: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for pool in pools.values():
+        other = queues.setdefault(pool.queue, pool.name)
+        if other != pool.name:
+            raise file.error(f"queue {pool.queue!r} already belongs to pool {other}.", "pools", pool.name, "queue")
+        for device in pool.devices:
+            # a CPU may serve several pools; an accelerator is owned by exactly one process
+            key = f"{device.name}@{device.host}" if device.kind in ("edgetpu", "cuda") else pool.node(device)
+            owner = owners.setdefault(key, pool.name)
+            if owner != pool.name or sum(d == device for d in pool.devices) > 1:
+                raise file.error(
+                    f"device {device.name} is named twice (pool {owner}): one device, one process.",
+                    "pools",
+                    pool.name,
+                    "devices",
+                )
