@@ -1,0 +1,106 @@
+"""The database: SQLite in WAL mode on one machine, PostgreSQL where that is outgrown. Same tables, same migrations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+POOL_CONNECTIONS_MAX = 20
+
+
+class Database:
+    """Connections to the records. Cheap to make; nothing connects before the first use."""
+
+    def __init__(self, url: str, *, busy_timeout_s: float = 5.0) -> None:
+        """`busy_timeout_s`: how long a write waits for another process's write before it fails."""
+        self.url = sa.make_url(url)
+        if self.url.drivername == "postgresql":
+            self.url = self.url.set(drivername="postgresql+psycopg")
+        self.kind = self.url.get_backend_name()
+        if self.kind not in ("sqlite", "postgresql"):
+            raise ValueError(f"REEF_DATABASE_URL: {self.kind} is not supported; use sqlite:/// or postgresql://.")
+        options: dict[str, Any] = {"pool_size": POOL_CONNECTIONS_MAX, "max_overflow": 0, "pool_timeout": 10}
+        if self.kind == "sqlite":
+            # autocommit at the driver: BEGIN IMMEDIATE is ours to send, so that a write never fails half-way
+            options["connect_args"] = {
+                "timeout": busy_timeout_s,
+                "isolation_level": None,
+                "check_same_thread": False,
+            }
+        else:
+            options["pool_pre_ping"] = True
+            options["connect_args"] = {"connect_timeout": 5}
+        self.engine = sa.create_engine(self.url, **options)
+        if self.kind == "sqlite":
+            sa.event.listen(self.engine, "connect", _sqlite_pragmas)
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that may write; it commits at the end and rolls back on an exception."""
+        if self.kind == "postgresql":
+            with self.engine.begin() as connection:
+                yield connection
+            return
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.exec_driver_sql("ROLLBACK")
+                raise
+            connection.exec_driver_sql("COMMIT")
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection for queries, each its own snapshot."""
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            yield connection
+
+    def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+        """An INSERT that knows ON CONFLICT in this database's dialect."""
+        return sqlite.insert(table) if self.kind == "sqlite" else postgresql.insert(table)
+
+    def ping(self) -> None:
+        """Raises sqlalchemy.exc.SQLAlchemyError when the database does not answer."""
+        with self.read() as connection:
+            connection.execute(sa.text("SELECT 1"))
+
+    def dispose(self) -> None:
+        """Close the connections."""
+        self.engine.dispose()
+
+
+def _sqlite_pragmas(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # NORMAL in WAL mode: a killed process loses nothing; a power cut may lose the last commits, never consistency
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def migrate(url: str) -> None:
+    """Bring the schema to this version, under a lock, so that two processes may start at once.
+
+    Raises sqlalchemy.exc.SQLAlchemyError when the database cannot be reached or written.
+    """
+    from alembic import command
+    from alembic.config import Config
+
+    database = Database(url, busy_timeout_s=30.0)
+    try:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        with database.write() as connection:
+            if database.kind == "postgresql":
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7461726565)"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        database.dispose()
