@@ -1,0 +1,338 @@
+"""Moving jobs between their states: accept, claim, renew, end, stop, release. Re-sending is in sweep.py.
+
+Clocks: leases compare Unix times of the hosts that claim and sweep; keep them within a second (NTP).
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from reef.ledger.model import Claim, JobRecord, LaneBusy, NewJob, PoolFull, PoolLoad, UnknownJob, as_json
+from reef.records.database import Database
+from reef.records.tables import ACTIVE_STATES, jobs
+
+RECENT_JOBS = 20
+"""Estimates of waiting time rest on this many of a pool's last jobs."""
+
+_RECORD = [jobs.c[name] for name in JobRecord.__struct_fields__]
+Within = Callable[[sa.Connection], None]
+
+
+class Ledger:
+    """The jobs of one database. Safe to share between threads and greenlets."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self.database = database
+        self.clock = clock
+
+    # --- accepting
+
+    def submit(self, connection: sa.Connection, new: NewJob, *, waiting_max: int, streams: int) -> JobRecord:
+        """Accept a job inside the caller's transaction. A known idempotency key gives the job accepted first.
+
+        Raises PoolFull at the pool's limit and LaneBusy while another job of the lane is active.
+        """
+        if new.idempotency_key and (known := self._by_key(connection, new.idempotency_key)):
+            return known
+        pool = type(new.job).POOL
+        if new.lane and (busy := self._lane_holder(connection, new.lane)):
+            raise LaneBusy(busy)
+        load = self._load(connection, pool)
+        if load.queued >= waiting_max:
+            raise PoolFull(pool, load.queued, load.wait_s(load.queued + 1, streams))
+        now = self.clock()
+        values = _row(new, now)
+        try:
+            with connection.begin_nested() if connection.dialect.name == "postgresql" else nullcontext():
+                connection.execute(jobs.insert().values(values))
+        except IntegrityError:  # PostgreSQL: another transaction was faster; SQLite writes one at a time
+            if new.idempotency_key and (known := self._by_key(connection, new.idempotency_key)):
+                return known
+            if new.lane and (busy := self._lane_holder(connection, new.lane)):
+                raise LaneBusy(busy) from None
+            raise
+        return self._get(connection, values["id"])
+
+    def _by_key(self, connection: sa.Connection, key: str) -> JobRecord | None:
+        row = connection.execute(sa.select(*_RECORD).where(jobs.c.idempotency_key == key)).mappings().first()
+        return as_record(row) if row else None
+
+    @staticmethod
+    def _lane_holder(connection: sa.Connection, lane: str) -> str | None:
+        query = sa.select(jobs.c.id).where(jobs.c.lane == lane, jobs.c.state.in_(ACTIVE_STATES))
+        return connection.execute(query).scalar()
+
+    # --- a worker's side
+
+    def claim(self, job_id: str, owner: str, lease_s: float) -> Claim | None:
+        """Take the job, or None where it is taken, over, not due, or was stopped."""
+        now = self.clock()
+        due = sa.and_(jobs.c.state == "queued", jobs.c.not_before <= now)
+        orphaned = sa.and_(jobs.c.state == "running", jobs.c.lease_until < now)
+        update = (
+            jobs.update()
+            .where(
+                jobs.c.id == job_id,
+                jobs.c.attempts < jobs.c.attempts_max,
+                jobs.c.deadline_at > now,
+                ~jobs.c.stop_requested,
+                sa.or_(due, orphaned),
+            )
+            .values(
+                state="running",
+                owner=owner,
+                token=jobs.c.token + 1,
+                attempts=jobs.c.attempts + 1,
+                lease_until=now + lease_s,
+                started_at=now,
+                error=None,
+            )
+            .returning(*_RECORD)
+        )
+        with self.database.write() as connection:
+            row = connection.execute(update).mappings().first()
+        if row is None:
+            return None
+        record = as_record(row)
+        return Claim(record, record.token, owner)
+
+    def renew(self, claims: Iterable[Claim], lease_s: float) -> set[str]:
+        """Prolong these leases in one transaction; the ids of jobs that are no longer theirs come back.
+
+        A job whose stop was asked for keeps its lease: read `stops` for that.
+        """
+        lost: set[str] = set()
+        now = self.clock()
+        with self.database.write() as connection:
+            for claim in claims:
+                mine = self._mine(claim)
+                done = connection.execute(jobs.update().where(mine).values(lease_until=now + lease_s))
+                if done.rowcount != 1:
+                    lost.add(claim.job.id)
+        return lost
+
+    def stops(self, owner: str) -> set[str]:
+        """Ids of this owner's running jobs that somebody asked to stop."""
+        query = sa.select(jobs.c.id).where(jobs.c.owner == owner, jobs.c.state == "running", jobs.c.stop_requested)
+        with self.database.read() as connection:
+            return set(connection.execute(query).scalars())
+
+    def finish(
+        self,
+        claim: Claim,
+        state: str,
+        *,
+        result: Mapping[str, Any] | None = None,
+        error: str | None = None,
+        within: Within | None = None,
+    ) -> bool:
+        """End the job as done, failed or cancelled; `within` writes its effects in the same transaction.
+
+        False, and no effect, where the claim was lost: a fenced-off worker can write nothing.
+        """
+        values: dict[str, Any] = {
+            "state": state,
+            "finished_at": self.clock(),
+            "result": None if result is None else as_json(result),
+            "error": error,
+        }
+        with self.database.write() as connection:
+            done = connection.execute(jobs.update().where(self._mine(claim)).values(values))
+            if done.rowcount != 1:
+                return False
+            if within is not None:
+                within(connection)
+        return True
+
+    def retry_later(self, claim: Claim, error: str, delay_s: float) -> str:
+        """Put a failed attempt back with a delay, or bury it when its attempts are used up. Gives the new state."""
+        now = self.clock()
+        dead = claim.job.attempts >= claim.job.attempts_max
+        values: dict[str, Any] = {"state": "dead" if dead else "queued", "error": error, "owner": None}
+        values |= {"finished_at": now} if dead else {"not_before": now + delay_s, "sent_at": 0.0}
+        with self.database.write() as connection:
+            done = connection.execute(jobs.update().where(self._mine(claim)).values(values))
+        return values["state"] if done.rowcount == 1 else "lost"
+
+    def hand_back(self, claim: Claim) -> bool:
+        """Give the job back unharmed (a worker that stops): the attempt does not count."""
+        values = {"state": "queued", "owner": None, "sent_at": 0.0, "attempts": jobs.c.attempts - 1}
+        with self.database.write() as connection:
+            return connection.execute(jobs.update().where(self._mine(claim)).values(values)).rowcount == 1
+
+    @staticmethod
+    def _mine(claim: Claim) -> sa.ColumnElement[bool]:
+        return sa.and_(jobs.c.id == claim.job.id, jobs.c.token == claim.token, jobs.c.state == "running")
+
+    # --- everybody's side
+
+    def stop(self, job_id: str) -> JobRecord:
+        """Ask a job to stop: at once when it waits, at its next token when it runs, nothing when it ended.
+
+        Raises UnknownJob.
+        """
+        now = self.clock()
+        with self.database.write() as connection:
+            connection.execute(
+                jobs.update()
+                .where(jobs.c.id == job_id, jobs.c.state == "queued")
+                .values(state="cancelled", finished_at=now, stop_requested=True)
+            )
+            connection.execute(
+                jobs.update().where(jobs.c.id == job_id, jobs.c.state == "running").values(stop_requested=True)
+            )
+            return self._get(connection, job_id)
+
+    def release_owner(self, owner: str) -> list[JobRecord]:
+        """A worker is known to be dead: its jobs are free at once. Gives the jobs that were its own."""
+        now = self.clock()
+        his = sa.and_(jobs.c.owner == owner, jobs.c.state == "running")
+        with self.database.write() as connection:
+            ids = list(connection.execute(sa.select(jobs.c.id).where(his)).scalars())
+            free(connection, his, now, f"worker {owner} died")
+            query = sa.select(*_RECORD).where(jobs.c.id.in_(ids))
+            return [as_record(row) for row in connection.execute(query).mappings()]
+
+    def get(self, job_id: str) -> JobRecord:
+        """The job of that id. Raises UnknownJob."""
+        with self.database.read() as connection:
+            return self._get(connection, job_id)
+
+    def get_many(self, job_ids: Iterable[str]) -> dict[str, JobRecord]:
+        """Those of these jobs that exist, by id."""
+        with self.database.read() as connection:
+            rows = connection.execute(sa.select(*_RECORD).where(jobs.c.id.in_(list(job_ids)))).mappings()
+            return {row["id"]: as_record(row) for row in rows}
+
+    @staticmethod
+    def _get(connection: sa.Connection, job_id: str) -> JobRecord:
+        row = connection.execute(sa.select(*_RECORD).where(jobs.c.id == job_id)).mappings().first()
+        if row is None:
+            raise UnknownJob(job_id)
+        return as_record(row)
+
+    def active(self, session_id: str) -> list[JobRecord]:
+        """Jobs of a session that have not ended, oldest first."""
+        query = (
+            sa.select(*_RECORD)
+            .where(jobs.c.session_id == session_id, jobs.c.state.in_(ACTIVE_STATES))
+            .order_by(jobs.c.created_at)
+        )
+        with self.database.read() as connection:
+            return [as_record(row) for row in connection.execute(query).mappings()]
+
+    def load(self, pool: str) -> PoolLoad:
+        """How busy a pool is."""
+        with self.database.read() as connection:
+            return self._load(connection, pool)
+
+    @staticmethod
+    def _load(connection: sa.Connection, pool: str) -> PoolLoad:
+        by_state = (
+            sa.select(jobs.c.state, sa.func.count())
+            .where(jobs.c.pool == pool, jobs.c.state.in_(ACTIVE_STATES))
+            .group_by(jobs.c.state)
+        )
+        counts: dict[str, int] = dict(connection.execute(by_state).tuples().all())
+        recent = (
+            sa.select((jobs.c.finished_at - jobs.c.started_at).label("seconds"))
+            .where(jobs.c.pool == pool, jobs.c.state == "done")
+            .order_by(jobs.c.created_at.desc())
+            .limit(RECENT_JOBS)
+            .subquery()
+        )
+        seconds = connection.execute(sa.select(sa.func.avg(recent.c.seconds))).scalar()
+        return PoolLoad(counts.get("queued", 0), counts.get("running", 0), seconds)
+
+    def positions(self, pool: str) -> dict[str, int]:
+        """Place in the queue (1 is next) of every waiting job of a pool."""
+        query = (
+            sa.select(jobs.c.id)
+            .where(jobs.c.pool == pool, jobs.c.state == "queued")
+            .order_by(jobs.c.created_at, jobs.c.id)
+        )
+        with self.database.read() as connection:
+            return {job_id: place for place, job_id in enumerate(connection.execute(query).scalars(), start=1)}
+
+    def counts(self) -> dict[str, int]:
+        """Number of jobs in each state."""
+        with self.database.read() as connection:
+            rows = connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state))
+            return dict(rows.tuples().all())
+
+    def dead(self, limit: int = 100) -> list[JobRecord]:
+        """Jobs whose attempts are used up, newest first."""
+        query = sa.select(*_RECORD).where(jobs.c.state == "dead").order_by(jobs.c.finished_at.desc()).limit(limit)
+        with self.database.read() as connection:
+            return [as_record(row) for row in connection.execute(query).mappings()]
+
+    def revive(self, job_id: str, deadline_s: float) -> JobRecord:
+        """Give a dead or failed job a new set of attempts. Raises UnknownJob; LaneBusy where its lane was taken."""
+        now = self.clock()
+        with self.database.write() as connection:
+            job = self._get(connection, job_id)
+            try:
+                connection.execute(
+                    jobs.update()
+                    .where(jobs.c.id == job_id, jobs.c.state.in_(("dead", "failed")))
+                    .values(
+                        state="queued",
+                        attempts=0,
+                        owner=None,
+                        stop_requested=False,
+                        not_before=0.0,
+                        sent_at=0.0,
+                        deadline_at=now + deadline_s,
+                        finished_at=None,
+                    )
+                )
+            except IntegrityError:
+                raise LaneBusy(job.id) from None
+            return self._get(connection, job_id)
+
+    def mark_sent(self, job_id: str) -> None:
+        """Note that a hint for this job was put on a queue now."""
+        with self.database.write() as connection:
+            connection.execute(jobs.update().where(jobs.c.id == job_id).values(sent_at=self.clock()))
+
+
+def free(connection: sa.Connection, which: sa.ColumnElement[bool], now: float, reason: str) -> None:
+    """Running jobs whose worker is gone: stopped ones end, exhausted ones are buried, the rest wait again."""
+    ended = {"finished_at": now, "owner": None}
+    connection.execute(
+        jobs.update().where(which, jobs.c.stop_requested).values(state="cancelled", error=reason, **ended)
+    )
+    connection.execute(
+        jobs.update().where(which, jobs.c.attempts >= jobs.c.attempts_max).values(state="dead", error=reason, **ended)
+    )
+    connection.execute(jobs.update().where(which).values(state="queued", owner=None, sent_at=0.0, error=reason))
+
+
+def _row(new: NewJob, now: float) -> dict[str, Any]:
+    return {
+        "id": new.job_id or uuid.uuid4().hex,
+        "task": type(new.job).TASK,
+        "pool": type(new.job).POOL,
+        "payload": msgspec.json.encode(new.job).decode(),
+        "state": "queued",
+        "session_id": new.session_id,
+        "lane": new.lane,
+        "idempotency_key": new.idempotency_key,
+        "attempts_max": new.attempts_max,
+        "created_at": now,
+        "deadline_at": now + new.deadline_s,
+        "sent_at": now,  # the caller sends the first hint right after its commit
+    }
+
+
+def as_record(row: Mapping[Any, Any]) -> JobRecord:
+    """A row of the columns of JobRecord as a value."""
+    return JobRecord(**row)
