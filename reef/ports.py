@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
+
+from reef.contracts.events import Event
+from reef.ledger import Claim, Ledger
+from reef.records.database import Database
+from reef.topology import Pool
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -90,3 +96,61 @@ class ChatEngine(Protocol):
 
     def close(self) -> None:
         """Free the device. Generations in flight end as cancelled."""
+
+
+class RunWriter(Protocol):
+    """Writes one attempt's events into its run's log. Never blocks on the broker; bounded by the reply's length."""
+
+    def text(self, piece: str) -> None:
+        """Add text to the reply; pieces that come fast are sent together."""
+
+    def emit(self, event: Event) -> None:
+        """Add an event after the text so far; run, session and number are filled in."""
+
+    def close(self) -> None:
+        """Nothing follows; what is pending is still sent."""
+
+
+StopReason = Literal["stop", "lost", "drain", "deadline"]
+
+
+class Hold(Protocol):
+    """A claim that is being worked on."""
+
+    cancel: threading.Event
+    """Set when the work must end; `reason` then says why."""
+    reason: StopReason | None
+
+
+class Leases(Protocol):
+    """Keeps the claims of this worker alive as long as its device makes progress."""
+
+    def hold(self, claim: Claim) -> AbstractContextManager[Hold]:
+        """Watch over a claim while its work runs."""
+
+
+class DeviceContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What a task finds in its worker process: one device, its engine and the ways out."""
+
+    node: str
+    device: str
+    pool: Pool
+    engine: ChatEngine
+    database: Database
+    ledger: Ledger
+    leases: Leases
+    open_writer: Callable[[Claim], RunWriter]
+    note_affinity: Callable[[str], None]
+    """Remember that this node holds a session's prompt cache."""
+    observe: Callable[[ReplyMeasures], None]
+
+
+class ReplyMeasures(msgspec.Struct, frozen=True, kw_only=True):
+    """What a finished reply tells the metrics. Seconds and tokens."""
+
+    queue_s: float
+    first_token_s: float | None
+    total_s: float
+    prompt_tokens: int
+    completion_tokens: int
+    outcome: Literal["done", "stopped", "failed"]

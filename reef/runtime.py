@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Generic, TypeVar
 
+from reef.ports import DeviceContext
+
 T = TypeVar("T")
 
 
@@ -32,3 +34,7 @@ class Slot(Generic[T]):
         if self._value is None:
             raise RuntimeError(f"this process has no {self._name}: only workers run tasks")
         return self._value
+
+
+device: Slot[DeviceContext] = Slot("device")
+"""The device of this process."""

@@ -9,6 +9,7 @@ which fences the live channel too.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import redis
 
@@ -58,11 +59,11 @@ def append(client: redis.Redis, events: Iterable[Event]) -> None:
 
 def read(client: redis.Redis, run_id: str, after_seq: int = 0) -> list[RunEvent]:
     """The stored events of a run after that number, oldest first, at most REPLAY_MAX."""
-    entries = client.xrange(keys.run_events(run_id), min=f"({after_seq}-0", max="+", count=REPLAY_MAX)
-    return [decode(fields[b"e"]) for _, fields in entries]  # type: ignore[union-attr]
+    entries: Any = client.xrange(keys.run_events(run_id), min=f"({after_seq}-0", max="+", count=REPLAY_MAX)
+    return [decode(fields[b"e"]) for _, fields in entries]
 
 
 def last_seq(client: redis.Redis, run_id: str) -> int:
     """Number of a run's last stored event, 0 where there is none."""
-    entries = client.xrevrange(keys.run_events(run_id), count=1)
-    return int(entries[0][0].split(b"-")[0]) if entries else 0  # type: ignore[index, union-attr]
+    entries: Any = client.xrevrange(keys.run_events(run_id), count=1)
+    return int(entries[0][0].split(b"-")[0]) if entries else 0

@@ -1,0 +1,54 @@
+"""Building the prompt of a turn: system text, memories, as much of the conversation as fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reef.conversation.store import Message
+from reef.personas.store import Memory, Persona
+from reef.ports import ChatEngine, ChatMessage
+
+MEMORIES_TOLD_MAX = 20
+MEMORY_CHARS_MAX = 2_000
+WINDOW_STEP = 8
+"""The window over a long conversation moves by this many messages at once, so that most turns begin with the same
+prefix and the device's prompt cache holds."""
+ANSWER_TOKENS_MIN = 64
+"""A prompt that leaves less room than this for the answer is shortened."""
+
+
+def build_prompt(
+    persona: Persona, memories: Sequence[Memory], said: Sequence[Message], engine: ChatEngine, tokens_max: int
+) -> tuple[list[ChatMessage], int]:
+    """The messages to send and the tokens the answer may have.
+
+    The oldest messages are left out when the whole does not fit the engine's context.
+    """
+    system = system_text(persona, memories)
+    head = [ChatMessage("system", system)] if system else []
+    turns = [
+        ChatMessage("assistant" if message.role == "assistant" else "user", message.content)
+        for message in said
+        if message.content and message.state != "failed"
+    ]
+    start = 0
+    while True:
+        prompt = head + turns[start:]
+        used = engine.count_tokens(prompt)
+        room = engine.context_tokens - used
+        if room >= min(tokens_max, max(ANSWER_TOKENS_MIN, engine.context_tokens // 4)) or start >= len(turns) - 1:
+            return prompt, max(1, min(tokens_max, room))
+        start = min(start + WINDOW_STEP, len(turns) - 1)
+
+
+def system_text(persona: Persona, memories: Sequence[Memory]) -> str:
+    """The persona's instructions followed by what it was told to remember, newest first, within a limit."""
+    lines: list[str] = []
+    size = 0
+    for memory in memories[:MEMORIES_TOLD_MAX]:
+        size += len(memory.text)
+        if size > MEMORY_CHARS_MAX:
+            break
+        lines.append(f"- {memory.text}")
+    known = "\n".join(["What you remember:", *lines]) if lines else ""
+    return "\n\n".join(part for part in (persona.system_prompt.strip(), known) if part)

@@ -1,0 +1,190 @@
+"""Sessions and messages in the records. Deciding what to say next is not done here."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from reef.contracts.events import Metrics, Usage
+from reef.records.database import Database
+from reef.records.tables import ACTIVE_STATES, jobs, messages, sessions
+
+TITLE_CHARS_MAX = 80
+PREVIEW_CHARS_MAX = 120
+SESSIONS_LISTED_MAX = 500
+HISTORY_MAX = 2_000
+"""Messages of one session that are shown and read at most, the newest ones."""
+
+
+class UnknownSession(KeyError):
+    """No session has this id."""
+
+
+class UnknownMessage(KeyError):
+    """No message has this id."""
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation with one persona. Times are Unix seconds."""
+
+    id: str
+    title: str
+    persona_id: str
+    created_at: float
+    updated_at: float
+
+
+class SessionSummary(Session, frozen=True, kw_only=True):
+    """A session as it stands in a list."""
+
+    messages: int
+    preview: str
+    active_run_id: str | None
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """One message. `state`: complete, stopped (by a person) or failed."""
+
+    id: str
+    session_id: str
+    role: str
+    persona_id: str | None
+    content: str
+    state: str
+    run_id: str | None
+    created_at: float
+    usage: Usage | None = None
+    metrics: Metrics | None = None
+
+
+_SESSION = [sessions.c[name] for name in Session.__struct_fields__]
+_MESSAGE = [messages.c[name] for name in Message.__struct_fields__]
+
+
+def create_session(
+    connection: sa.Connection, persona_id: str, session_id: str | None = None, title: str = ""
+) -> Session:
+    """Start a conversation."""
+    now = time.time()
+    session = Session(
+        id=session_id or uuid.uuid4().hex, title=title, persona_id=persona_id, created_at=now, updated_at=now
+    )
+    connection.execute(sessions.insert().values(msgspec.structs.asdict(session)))
+    return session
+
+
+def find_session(connection: sa.Connection, session_id: str) -> Session:
+    """The session of that id. Raises UnknownSession."""
+    row = connection.execute(sa.select(*_SESSION).where(sessions.c.id == session_id)).mappings().first()
+    if row is None:
+        raise UnknownSession(session_id)
+    return Session(**row)
+
+
+def rename_session(database: Database, session_id: str, title: str) -> Session:
+    """Give a session another title. Raises UnknownSession."""
+    with database.write() as connection:
+        connection.execute(sessions.update().where(sessions.c.id == session_id).values(title=title[:TITLE_CHARS_MAX]))
+        return find_session(connection, session_id)
+
+
+def delete_session(database: Database, session_id: str) -> None:
+    """Delete a conversation with all its messages. Raises UnknownSession."""
+    with database.write() as connection:
+        if connection.execute(sessions.delete().where(sessions.c.id == session_id)).rowcount != 1:
+            raise UnknownSession(session_id)
+
+
+def list_sessions(database: Database, query: str = "", persona_id: str = "", limit: int = 100) -> list[SessionSummary]:
+    """Sessions by last activity; `query` is looked for in titles and messages."""
+    shown = sa.and_(messages.c.session_id == sessions.c.id, ~messages.c.superseded)
+    count = sa.select(sa.func.count()).select_from(messages).where(shown).scalar_subquery()
+    last = (
+        sa.select(sa.func.substr(messages.c.content, 1, PREVIEW_CHARS_MAX))
+        .where(shown)
+        .order_by(messages.c.number.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    run = (
+        sa.select(jobs.c.id)
+        .where(jobs.c.session_id == sessions.c.id, jobs.c.state.in_(ACTIVE_STATES))
+        .limit(1)
+        .scalar_subquery()
+    )
+    select = sa.select(*_SESSION, count.label("messages"), last.label("preview"), run.label("active_run_id"))
+    if query:
+        pattern = "%" + re.sub(r"([%_\\])", r"\\\1", query) + "%"
+        said = sa.exists().where(shown, messages.c.content.ilike(pattern, escape="\\"))
+        select = select.where(sa.or_(sessions.c.title.ilike(pattern, escape="\\"), said))
+    if persona_id:
+        select = select.where(sessions.c.persona_id == persona_id)
+    select = select.order_by(sessions.c.updated_at.desc()).limit(min(limit, SESSIONS_LISTED_MAX))
+    with database.read() as connection:
+        rows = connection.execute(select).mappings()
+        return [SessionSummary(**{**row, "preview": row["preview"] or ""}) for row in rows]
+
+
+def add_message(connection: sa.Connection, message: Message) -> None:
+    """Append a message to its session and move the session to the top."""
+    values = msgspec.structs.asdict(message)
+    for name in ("usage", "metrics"):
+        if values[name] is not None:
+            values[name] = msgspec.json.encode(values[name]).decode()
+    connection.execute(messages.insert().values(values))
+    connection.execute(sessions.update().where(sessions.c.id == message.session_id).values(updated_at=time.time()))
+
+
+def new_message(session_id: str, role: str, content: str, **fields: Any) -> Message:
+    """A message that was not stored yet."""
+    values = {"id": uuid.uuid4().hex, "persona_id": None, "state": "complete", "run_id": None} | fields
+    return Message(session_id=session_id, role=role, content=content, created_at=time.time(), **values)
+
+
+def find_message(connection: sa.Connection, message_id: str) -> Message:
+    """The message of that id. Raises UnknownMessage."""
+    row = connection.execute(sa.select(*_MESSAGE).where(messages.c.id == message_id)).mappings().first()
+    if row is None:
+        raise UnknownMessage(message_id)
+    return _message(row)
+
+
+def history(connection: sa.Connection, session_id: str) -> list[Message]:
+    """The messages of a session that count, oldest first."""
+    query = (
+        sa.select(*_MESSAGE)
+        .where(messages.c.session_id == session_id, ~messages.c.superseded)
+        .order_by(messages.c.number.desc())
+        .limit(HISTORY_MAX)
+    )
+    return [_message(row) for row in connection.execute(query).mappings()][::-1]
+
+
+def supersede_from(connection: sa.Connection, message: Message) -> None:
+    """Take this message and everything after it out of the conversation; the rows are kept."""
+    start = sa.select(messages.c.number).where(messages.c.id == message.id).scalar_subquery()
+    connection.execute(
+        messages.update()
+        .where(messages.c.session_id == message.session_id, messages.c.number >= start)
+        .values(superseded=True)
+    )
+
+
+def title_from(text: str) -> str:
+    """A title for a conversation that begins with this text."""
+    line = " ".join(text.split())
+    return line if len(line) <= TITLE_CHARS_MAX else line[: TITLE_CHARS_MAX - 1].rstrip() + "…"
+
+
+def _message(row: Any) -> Message:
+    values = dict(row)
+    if values["usage"]:
+        values["usage"] = msgspec.json.decode(values["usage"], type=Usage)
+    if values["metrics"]:
+        values["metrics"] = msgspec.json.decode(values["metrics"], type=Metrics)
+    return Message(**values)

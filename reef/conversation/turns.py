@@ -1,0 +1,193 @@
+"""Accepting a turn: the user's message and the job that answers it become durable in one transaction."""
+
+from __future__ import annotations
+
+import uuid
+
+import msgspec
+import sqlalchemy as sa
+
+from reef.contracts.jobs import ChatJob, CompletionJob, Job
+from reef.conversation import store
+from reef.ledger import JobRecord, Ledger, NewJob
+from reef.personas.store import find_persona
+from reef.records.database import Database
+from reef.records.tables import jobs, messages, sessions
+from reef.topology import Pool, Topology
+
+
+class NotEditable(ValueError):
+    """This message cannot be edited or regenerated; the text says why."""
+
+
+class PoolClosed(Exception):
+    """No device serves this kind of job in queues.yaml."""
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """An accepted turn. `known`: the idempotency key had been used, nothing new was made."""
+
+    run: JobRecord
+    session_id: str
+    persona_id: str
+    prompt_message_id: str
+    reply_message_id: str
+    new_session: bool = False
+    known: bool = False
+
+
+class Turns:
+    """The one way into the ledger for conversation work."""
+
+    def __init__(self, database: Database, ledger: Ledger, topology: Topology) -> None:
+        self.database, self.ledger, self.topology = database, ledger, topology
+
+    def say(
+        self,
+        persona_id: str,
+        text: str,
+        *,
+        session_id: str | None = None,
+        idempotency_key: str | None = None,
+        tokens_max: int | None = None,
+    ) -> Turn:
+        """Store what the user said and accept the job that answers it.
+
+        Raises UnknownPersona, PoolClosed, PoolFull, LaneBusy (the persona is still answering in this session).
+        """
+        with self.database.write() as connection:
+            persona = find_persona(connection, persona_id)
+            new_session = session_id is None
+            if session_id is not None:
+                try:
+                    store.find_session(connection, session_id)
+                except store.UnknownSession:
+                    new_session = True
+            else:
+                session_id = uuid.uuid4().hex
+            if new_session:
+                store.create_session(connection, persona.id, session_id, store.title_from(text))
+            prompt = store.new_message(session_id, "user", text)
+            turn = self._accept(connection, persona.id, prompt, idempotency_key, tokens_max)
+            if turn.known:
+                if new_session and turn.session_id != session_id:
+                    connection.execute(sessions.delete().where(sessions.c.id == session_id))
+                return turn
+            store.add_message(connection, prompt)
+            self._title_if_untitled(connection, session_id, text)
+        return msgspec.structs.replace(turn, new_session=new_session)
+
+    def regenerate(self, message_id: str) -> Turn:
+        """Answer again: this reply and everything after it leave the conversation.
+
+        Raises UnknownMessage, NotEditable, PoolFull, LaneBusy.
+        """
+        with self.database.write() as connection:
+            reply = store.find_message(connection, message_id)
+            said = store.history(connection, reply.session_id)
+            place = next((n for n, message in enumerate(said) if message.id == reply.id), None)
+            if reply.role != "assistant" or reply.persona_id is None or place is None:
+                raise NotEditable("Only a reply that is part of the conversation can be generated again.")
+            prompts = [message for message in said[:place] if message.role == "user"]
+            if not prompts:
+                raise NotEditable("A greeting answers nothing, so it cannot be generated again.")
+            turn = self._accept(connection, reply.persona_id, prompts[-1], None, None)
+            store.supersede_from(connection, reply)
+        return turn
+
+    def edit(self, message_id: str, text: str) -> Turn:
+        """Replace a user's message by another text; it and everything after it leave the conversation.
+
+        Raises UnknownMessage, NotEditable, PoolFull, LaneBusy.
+        """
+        with self.database.write() as connection:
+            old = store.find_message(connection, message_id)
+            if old.role != "user" or old.id not in {m.id for m in store.history(connection, old.session_id)}:
+                raise NotEditable("Only your own message that is part of the conversation can be edited.")
+            session = store.find_session(connection, old.session_id)
+            prompt = store.new_message(session.id, "user", text)
+            turn = self._accept(connection, find_persona(connection, session.persona_id).id, prompt, None, None)
+            store.supersede_from(connection, old)
+            store.add_message(connection, prompt)
+        return turn
+
+    def complete(self, job: CompletionJob) -> JobRecord:
+        """Accept a bare completion, as OpenAI clients ask for it. Raises PoolClosed and PoolFull."""
+        with self.database.write() as connection:
+            return self._submit(connection, job, None, None, None)
+
+    def forget(self, session_id: str) -> list[JobRecord]:
+        """Delete a conversation and end its runs; the runs that were active come back. Raises UnknownSession."""
+        active = [self.ledger.stop(job.id) for job in self.ledger.active(session_id)]
+        store.delete_session(self.database, session_id)
+        return active
+
+    def withdraw(self, turn: Turn) -> bool:
+        """Undo a turn that could not be handed to the broker and that no worker has begun. True where it is gone."""
+        with self.database.write() as connection:
+            gone = connection.execute(
+                jobs.delete().where(jobs.c.id == turn.run.id, jobs.c.state == "queued", jobs.c.token == 0)
+            )
+            if gone.rowcount != 1:
+                return False
+            connection.execute(messages.delete().where(messages.c.id == turn.prompt_message_id))
+            if turn.new_session:
+                connection.execute(sessions.delete().where(sessions.c.id == turn.session_id))
+        return True
+
+    def _accept(
+        self,
+        connection: sa.Connection,
+        persona_id: str,
+        prompt: store.Message,
+        idempotency_key: str | None,
+        tokens_max: int | None,
+    ) -> Turn:
+        limit = self.topology.pool(ChatJob.POOL).limits.tokens_max
+        job = ChatJob(
+            session_id=prompt.session_id,
+            persona_id=persona_id,
+            prompt_message_id=prompt.id,
+            reply_message_id=uuid.uuid4().hex,
+            tokens_max=min(tokens_max or limit, limit),
+        )
+        lane = f"chat:{prompt.session_id}:{persona_id}"
+        record = self._submit(connection, job, prompt.session_id, lane, idempotency_key)
+        stored = msgspec.json.decode(record.payload, type=ChatJob)
+        return Turn(
+            run=record,
+            session_id=stored.session_id,
+            persona_id=stored.persona_id,
+            prompt_message_id=stored.prompt_message_id,
+            reply_message_id=stored.reply_message_id,
+            known=stored.reply_message_id != job.reply_message_id,
+        )
+
+    def _submit(
+        self, connection: sa.Connection, job: Job, session_id: str | None, lane: str | None, key: str | None
+    ) -> JobRecord:
+        pool = self.topology.pool(type(job).POOL)
+        if not pool.devices:
+            raise PoolClosed(f"queues.yaml gives pool {pool.name} no device, so nothing could answer.")
+        new = NewJob(
+            job=job,
+            deadline_s=pool.limits.deadline_s,
+            attempts_max=pool.limits.attempts_max,
+            session_id=session_id,
+            lane=lane,
+            idempotency_key=key,
+        )
+        return self.ledger.submit(connection, new, waiting_max=pool.limits.waiting_max, streams=total_streams(pool))
+
+    @staticmethod
+    def _title_if_untitled(connection: sa.Connection, session_id: str, text: str) -> None:
+        connection.execute(
+            sessions.update()
+            .where(sessions.c.id == session_id, sessions.c.title == "")
+            .values(title=store.title_from(text))
+        )
+
+
+def total_streams(pool: Pool) -> int:
+    """Jobs that a pool can run at once."""
+    return pool.streams * len(pool.devices)

@@ -1,0 +1,55 @@
+"""What every kind of job shares: claim it, watch over it, end it in exactly one way."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import closing
+from typing import TypeVar
+
+import msgspec
+
+from reef.contracts.events import Error
+from reef.contracts.jobs import Job
+from reef.ledger.model import Claim
+from reef.ports import DeviceContext, EngineError, EngineRefused, Hold, RunWriter
+
+log = logging.getLogger(__name__)
+
+RETRY_DELAYS_S = (0.5, 2.0, 10.0, 30.0)
+"""Wait before the second, third, … attempt; the last one repeats."""
+
+J = TypeVar("J", bound=Job)
+Body = Callable[[DeviceContext, Claim, J, RunWriter, Hold], None]
+
+
+def execute(context: DeviceContext, job_id: str, kind: type[J], body: Body[J]) -> None:
+    """Run one job if it is ours to run. The body ends it in the ledger; what it raises is ended here."""
+    claim = context.ledger.claim(job_id, context.node, context.pool.limits.lease_s)
+    if claim is None:
+        log.debug("job %s is not to be had: its hint was late or doubled", job_id)
+        return
+    with context.leases.hold(claim) as hold, closing(context.open_writer(claim)) as writer:
+        try:
+            job = msgspec.json.decode(claim.job.payload, type=kind)
+            body(context, claim, job, writer, hold)
+        except (EngineRefused, msgspec.ValidationError) as error:
+            _fail(context, claim, writer, str(error))
+        except EngineError as error:
+            _retry(context, claim, writer, hold, str(error))
+        except Exception as error:
+            log.exception("job %s failed", job_id)
+            _retry(context, claim, writer, hold, f"{type(error).__name__}: an internal error; see the worker's log")
+
+
+def _fail(context: DeviceContext, claim: Claim, writer: RunWriter, message: str) -> None:
+    if context.ledger.finish(claim, "failed", error=message):
+        writer.emit(Error(code="refused", message=message))
+
+
+def _retry(context: DeviceContext, claim: Claim, writer: RunWriter, hold: Hold, message: str) -> None:
+    if hold.reason == "lost":
+        return
+    delay_s = RETRY_DELAYS_S[min(claim.job.attempts, len(RETRY_DELAYS_S)) - 1]
+    if context.ledger.retry_later(claim, message, delay_s) == "dead":
+        writer.emit(Error(code="failed", message=f"{message} (tried {claim.job.attempts} times)"))

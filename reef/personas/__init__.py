@@ -1,0 +1,1 @@
+"""Personas: who a user talks to. Stored in the records; four ship with the product."""
