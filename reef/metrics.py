@@ -1,0 +1,129 @@
+"""Every Prometheus metric of the product, declared here; making one of another name is an error.
+
+Labels are bounded sets (pool, node, state, route …), never a user, a session or a run. A worker keeps its own registry
+and sends it as text in its heartbeat; the front door merges all of them into one page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from reef.ports import ReplyMeasures
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
+"""Bucket bounds of times."""
+
+
+class UnregisteredMetric(KeyError):
+    """Somebody asked for a metric that is not declared in METRICS."""
+
+
+class Declared(msgspec.Struct, frozen=True):
+    """A metric as declared."""
+
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+METRICS: dict[str, Declared] = {
+    # front door
+    "coralreef_http_requests_total": Declared("counter", "Requests answered.", ("route", "method", "status")),
+    "coralreef_http_request_seconds": Declared("histogram", "Time to answer a request.", ("route",)),
+    "coralreef_websocket_connections": Declared("gauge", "Open WebSockets."),
+    "coralreef_run_watchers": Declared("gauge", "Clients that watch a run."),
+    "coralreef_turns_total": Declared("counter", "Turns by how the front door answered.", ("outcome",)),
+    # ledger and devices, read when scraped
+    "coralreef_jobs": Declared("gauge", "Jobs in the ledger by state.", ("state",)),
+    "coralreef_pool_jobs": Declared("gauge", "Waiting and running jobs of a pool.", ("pool", "state")),
+    "coralreef_node_up": Declared("gauge", "1 for a worker that is ready.", ("node", "pool")),
+    "coralreef_node_running": Declared("gauge", "Jobs a worker runs now.", ("node", "pool")),
+    # workers
+    "coralreef_replies_total": Declared("counter", "Replies by how they ended.", ("node", "pool", "outcome")),
+    "coralreef_prompt_tokens_total": Declared("counter", "Prompt tokens processed.", ("node", "pool")),
+    "coralreef_completion_tokens_total": Declared("counter", "Tokens generated.", ("node", "pool")),
+    "coralreef_queue_seconds": Declared("histogram", "Time a job waited for its worker.", ("node", "pool")),
+    "coralreef_time_to_first_token_seconds": Declared(
+        "histogram", "From the worker's claim to the first token.", ("node", "pool")
+    ),
+    "coralreef_reply_seconds": Declared("histogram", "From the worker's claim to the end.", ("node", "pool")),
+}
+
+
+def _declared(name: str, kind: Kind) -> Declared:
+    found = METRICS.get(name)
+    if found is None or found.kind != kind:
+        raise UnregisteredMetric(f"{name} is not declared as a {kind} in reef/metrics.py")
+    return found
+
+
+def counter(name: str, registry: CollectorRegistry) -> Counter:
+    """The declared counter. Raises UnregisteredMetric."""
+    declared = _declared(name, "counter")
+    return Counter(name, declared.help, declared.labels, registry=registry)
+
+
+def gauge(name: str, registry: CollectorRegistry) -> Gauge:
+    """The declared gauge. Raises UnregisteredMetric."""
+    declared = _declared(name, "gauge")
+    return Gauge(name, declared.help, declared.labels, registry=registry)
+
+
+def histogram(name: str, registry: CollectorRegistry) -> Histogram:
+    """The declared histogram. Raises UnregisteredMetric."""
+    declared = _declared(name, "histogram")
+    return Histogram(name, declared.help, declared.labels, registry=registry, buckets=SECONDS)
+
+
+class WorkerMetrics:
+    """What one worker counts."""
+
+    def __init__(self, node: str, pool: str) -> None:
+        self.registry = CollectorRegistry()
+        self._labels = {"node": node, "pool": pool}
+        self._replies = counter("coralreef_replies_total", self.registry)
+        self._prompt = counter("coralreef_prompt_tokens_total", self.registry)
+        self._completion = counter("coralreef_completion_tokens_total", self.registry)
+        self._queue = histogram("coralreef_queue_seconds", self.registry)
+        self._first = histogram("coralreef_time_to_first_token_seconds", self.registry)
+        self._reply = histogram("coralreef_reply_seconds", self.registry)
+
+    def observe(self, measures: ReplyMeasures) -> None:
+        """Count a reply that ended."""
+        self._replies.labels(outcome=measures.outcome, **self._labels).inc()
+        self._prompt.labels(**self._labels).inc(measures.prompt_tokens)
+        self._completion.labels(**self._labels).inc(measures.completion_tokens)
+        self._queue.labels(**self._labels).observe(measures.queue_s)
+        self._reply.labels(**self._labels).observe(measures.total_s)
+        if measures.first_token_s is not None:
+            self._first.labels(**self._labels).observe(measures.first_token_s)
+
+    def text(self) -> str:
+        """All of it in Prometheus text format."""
+        return generate_latest(self.registry).decode()
+
+
+class WorkerTexts(Collector):
+    """Merges the texts of all workers into one set of metric families."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = list(texts)
+
+    def collect(self) -> Iterator[Metric]:
+        """One family per name, with the samples of every worker."""
+        families: dict[str, Metric] = {}
+        for text in self._texts:
+            for family in text_string_to_metric_families(text):
+                families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                ).samples += family.samples
+        yield from families.values()
