@@ -20,6 +20,8 @@ NUMBERS_PER_CLAIM = 1_000_000
 """More events than one attempt of a run can have."""
 REPLAY_MAX = 5_000
 """Events read at once when a client catches up."""
+LOG_KEPT_MIN = keys.RUN_EVENTS_MAX
+"""Redis trims a log to about this many entries; a shorter one than was written means that it was lost."""
 
 
 class Fenced(Exception):
@@ -67,3 +69,8 @@ def last_seq(client: redis.Redis, run_id: str) -> int:
     """Number of a run's last stored event, 0 where there is none."""
     entries: Any = client.xrevrange(keys.run_events(run_id), count=1)
     return int(entries[0][0].split(b"-")[0]) if entries else 0
+
+
+def queue_length(pipeline: redis.client.Pipeline, run_id: str) -> None:
+    """Add the command that counts a run's stored events (one reply)."""
+    pipeline.xlen(keys.run_events(run_id))
