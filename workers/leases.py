@@ -1,0 +1,153 @@
+"""Keeping the claims of one worker alive, and ending their work when it must end.
+
+A lease is renewed only while the device makes progress (its step counter moves): a worker that hangs loses its jobs
+even though this thread is well. Stops arrive on a Redis channel; the ledger is asked too, since a channel may miss one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import redis
+import sqlalchemy.exc
+
+from reef import keys
+from reef.ledger import Claim, Ledger
+from reef.ports import StopReason
+
+log = logging.getLogger(__name__)
+
+
+class Held:
+    """A claim that is being worked on (reef.ports.Hold)."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.cancel = threading.Event()
+        self.reason: StopReason | None = None
+
+    def end(self, reason: StopReason) -> None:
+        """Make the work end at its next token; the first reason stays."""
+        if self.reason is None:
+            self.reason = reason
+            self.cancel.set()
+
+
+class LeaseKeeper:
+    """Watches over all claims of this worker."""
+
+    def __init__(self, ledger: Ledger, owner: str, lease_s: float, steps: Callable[[], int]) -> None:
+        """`steps` counts the calls the device has finished."""
+        self._ledger, self._owner, self._lease_s, self._steps = ledger, owner, lease_s, steps
+        self._held: dict[str, Held] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._seen_steps = -1
+        self._thread = threading.Thread(target=self._loop, name="leases", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def hold(self, claim: Claim) -> Iterator[Held]:
+        """Watch over a claim while its work runs."""
+        held = Held(claim)
+        with self._lock:
+            self._held[claim.job.id] = held
+        try:
+            yield held
+        finally:
+            with self._lock:
+                self._held.pop(claim.job.id, None)
+
+    @property
+    def running(self) -> int:
+        """Claims that are being worked on."""
+        return len(self._held)
+
+    def stop(self, run_id: str) -> None:
+        """Somebody asked this run to stop."""
+        with self._lock:
+            held = self._held.get(run_id)
+        if held is not None:
+            held.end("stop")
+
+    def fenced(self, run_id: str, token: int) -> None:
+        """The run's log refused this claim: another one has taken over."""
+        with self._lock:
+            held = self._held.get(run_id)
+        if held is not None and held.claim.token == token:
+            held.end("lost")
+
+    def drain(self) -> None:
+        """End all work: its jobs are handed back."""
+        for held in self._all():
+            held.end("drain")
+
+    def close(self) -> None:
+        """Stop renewing."""
+        self._closing.set()
+        self._thread.join(self._lease_s)
+
+    def _all(self) -> list[Held]:
+        with self._lock:
+            return list(self._held.values())
+
+    def _loop(self) -> None:
+        while not self._closing.wait(self._lease_s / 5):
+            held = self._all()
+            if not held:
+                continue
+            try:
+                self._look_after(held)
+            except sqlalchemy.exc.SQLAlchemyError as error:
+                log.warning("leases were not renewed: the database does not answer (%s)", error)
+
+    def _look_after(self, held: list[Held]) -> None:
+        now = time.time()
+        for one in held:
+            if one.claim.job.deadline_at < now:
+                one.end("deadline")
+        stops = self._ledger.stops(self._owner)
+        steps = self._steps()
+        if steps != self._seen_steps:
+            self._seen_steps = steps
+            lost = self._ledger.renew([one.claim for one in held], self._lease_s)
+        else:
+            lost = set()
+        for one in held:
+            if one.claim.job.id in lost:
+                one.end("lost")
+            elif one.claim.job.id in stops:
+                one.end("stop")
+
+
+class StopListener:
+    """Hears on Redis which runs somebody stopped."""
+
+    RECONNECT_S = 0.5
+
+    def __init__(self, client: redis.Redis, stop: Callable[[str], None]) -> None:
+        self._client, self._stop = client, stop
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="stops", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._closing.set()
+
+    def _loop(self) -> None:
+        while not self._closing.is_set():
+            try:
+                with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:  # type: ignore[no-untyped-call]
+                    pubsub.subscribe(keys.STOP_CHANNEL)
+                    while not self._closing.is_set():
+                        message = pubsub.get_message(timeout=1.0)
+                        if message is not None:
+                            self._stop(message["data"].decode())
+            except (redis.RedisError, OSError, ValueError) as error:
+                log.warning("not listening for stops (%s); the ledger is asked instead", error)
+                self._closing.wait(self.RECONNECT_S)

@@ -1,0 +1,64 @@
+"""What is done when a worker process is seen to die: its jobs run again at once, elsewhere or in its successor."""
+
+from __future__ import annotations
+
+import logging
+
+import redis
+
+from reef import keys
+from reef.conversation.ends import announce_end
+from reef.ledger import Ledger
+from reef.records.database import Database
+from reef.settings import Settings
+from reef.topology import load_topology
+from tasks.dispatch import BrokerDown, Dispatcher
+
+log = logging.getLogger(__name__)
+
+# Puts a dead worker's unacknowledged messages back on their queues. KEYS: kombu's hash and index of that worker.
+# kombu stores each as JSON [message, exchange, routing key]; the routing key is the queue's name here.
+RESTORE_UNACKED = """
+local restored = 0
+for _, tag in ipairs(redis.call('HKEYS', KEYS[1])) do
+  local entry = cjson.decode(redis.call('HGET', KEYS[1], tag))
+  local message, queue = entry[1], entry[3]
+  message['properties']['delivery_info']['redelivered'] = true
+  redis.call('RPUSH', queue, cjson.encode(message))
+  redis.call('HDEL', KEYS[1], tag)
+  redis.call('ZREM', KEYS[2], tag)
+  restored = restored + 1
+end
+return restored
+"""
+
+
+def recover_node(settings: Settings, node: str) -> None:
+    """Free a dead worker's jobs and send new hints for them.
+
+    Raises nothing: what the broker does not take now, the sweeper sends again.
+    """
+    topology = load_topology(settings.queues_file)
+    database = Database(settings.sqlalchemy_url)
+    try:
+        ledger = Ledger(database)
+        released = ledger.release_owner(node)
+        client = redis.Redis.from_url(settings.redis_url, socket_timeout=3, socket_connect_timeout=3)
+        try:
+            client.hdel(keys.NODES, node)
+            book, index, _ = keys.unacked(node)
+            client.eval(RESTORE_UNACKED, 2, book, index)
+            dispatcher = Dispatcher(settings, topology)
+            for job in released:
+                if job.state == "queued":
+                    dispatcher.send(job, prefer=False)
+                    ledger.mark_sent(job.id)
+                else:
+                    announce_end(database, client, job)
+        finally:
+            client.close()
+        log.warning("worker %s died; %d of its jobs were released", node, len(released))
+    except (BrokerDown, redis.RedisError, OSError) as error:
+        log.warning("worker %s died and the broker does not answer (%s); the sweeper will see to its jobs", node, error)
+    finally:
+        database.dispose()

@@ -1,0 +1,70 @@
+"""The sweeper process: twice a second, what was lost is sent again and what is overdue ends."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from types import FrameType
+
+import redis
+import sqlalchemy.exc
+
+from reef.conversation.ends import announce_end
+from reef.ledger import Ledger
+from reef.ledger.sweep import forget_ended, sweep
+from reef.records.database import Database
+from reef.settings import load_settings
+from reef.topology import load_topology
+from tasks.dispatch import BrokerDown, Dispatcher
+from workers.logs import configure_logging
+
+log = logging.getLogger(__name__)
+
+ROUND_S = 0.5
+FORGET_EVERY_S = 3600.0
+
+
+def run(stop: threading.Event) -> None:
+    """Sweep until told to stop."""
+    settings = load_settings().changed(node="sweeper")
+    topology = load_topology(settings.queues_file)
+    database = Database(settings.sqlalchemy_url)
+    ledger = Ledger(database)
+    dispatcher = Dispatcher(settings, topology)
+    forget_at = time.monotonic()
+    while not stop.wait(ROUND_S):
+        try:
+            swept = sweep(ledger, lambda job: dispatcher.send(job, prefer=False), dispatcher.pending)
+            for job in swept.ended:
+                announce_end(database, dispatcher.redis, job)
+            if swept.resent or swept.ended:
+                log.info("sent %d hints again; %d jobs ended", swept.resent, len(swept.ended))
+            if time.monotonic() >= forget_at:
+                forget_ended(ledger)
+                forget_at = time.monotonic() + FORGET_EVERY_S
+        except (BrokerDown, redis.RedisError) as error:
+            log.warning("this round waits for the broker: %s", error)
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            log.warning("this round waits for the database: %s", error)
+        except KeyError as error:
+            log.error("a job names a pool that queues.yaml does not have: %s", error)  # noqa: TRY400
+    database.dispose()
+
+
+def main() -> None:
+    """Entry of the sweeper process."""
+    configure_logging(load_settings())
+    stop = threading.Event()
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    run(stop)
+
+
+if __name__ == "__main__":
+    main()
