@@ -1,0 +1,171 @@
+"""The pages a person opens: the chat, the status page, the login page and their static files.
+
+Pages are shells: they hold no data of any person. Everything shown in them is fetched by their scripts from the API,
+which is where access is checked. Nothing here reads the database or the broker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from flask import (
+    Blueprint,
+    Response,
+    current_app,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    send_from_directory,
+    url_for,
+)
+from werkzeug.wrappers import Response as BaseResponse
+
+STATIC_DIR: Final = Path(__file__).parent / "static"
+
+KEY_COOKIE: Final = "reef_key"
+KEY_COOKIE_MAX_AGE_S: Final = 30 * 24 * 3600
+KEY_CHARS_MAX: Final = 256
+
+ASSET_MAX_AGE_S: Final = 365 * 24 * 3600
+
+ACCEPTS_KEY: Final = "coral_reef_accepts_key"
+"""Name in `app.extensions` of the function that says whether an API key is valid; the login form asks it."""
+
+CONTENT_SECURITY_POLICY: Final = "; ".join((
+    "default-src 'self'",
+    "object-src 'none'",
+    "base-uri 'none'",
+    "form-action 'self'",
+    "frame-ancestors 'none'",
+))
+"""No inline script or style, nothing from elsewhere: pictures in a reply cannot call home either."""
+
+PAGE_HEADERS: Final = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+THEMES: Final = ("auto", "light", "dark")
+
+
+def _static_tag() -> str:
+    """A short digest of every static file, part of their URLs, so that browsers may keep them for ever."""
+    digest = hashlib.sha256()
+    for path in sorted(STATIC_DIR.rglob("*")):
+        if path.is_file():
+            digest.update(str(path.relative_to(STATIC_DIR)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _script_modules() -> list[str]:
+    """Every ES module, so that the page can ask for all of them at once instead of import by import."""
+    return sorted(path.relative_to(STATIC_DIR).as_posix() for path in (STATIC_DIR / "js").rglob("*.js"))
+
+
+ui = Blueprint("ui", __name__, template_folder="templates")
+STATIC_TAG: Final = _static_tag()
+SCRIPT_MODULES: Final = _script_modules()
+
+
+def asset(path: str) -> str:
+    """URL of a static file."""
+    return url_for("ui.assets", tag=STATIC_TAG, path=path)
+
+
+def _page(template: str, status: int = 200, **context: object) -> Response:
+    theme = request.cookies.get("reef_theme", "auto")
+    html = render_template(
+        template, asset=asset, theme=theme if theme in THEMES else "auto", modules=SCRIPT_MODULES, **context
+    )
+    response = make_response(html, status)
+    response.headers.update(PAGE_HEADERS)
+    return response
+
+
+@ui.get("/")
+@ui.get("/chat/<session_id>", endpoint="chat_session")
+def chat(session_id: str = "") -> Response:
+    """The chat page; the session in its address is read by the page's script."""
+    return _page("chat.html")
+
+
+@ui.get("/status")
+def status() -> Response:
+    """Processes, devices and queues, refreshed live."""
+    return _page("status.html")
+
+
+@ui.get("/login")
+def login() -> Response:
+    """Where a browser is sent that has no valid API key."""
+    return _page("login.html", next=_local_path(request.args.get("next", "")), error="")
+
+
+@ui.post("/login")
+def login_with_key() -> BaseResponse:
+    """Keep the key in a cookie that scripts cannot read, if it is valid."""
+    key = request.form.get("key", "").strip()
+    destination = _local_path(request.form.get("next", ""))
+    if not key or len(key) > KEY_CHARS_MAX or not _accepts_key()(key):
+        error = "This key is not valid. Keys are printed by “coral-reef up --host …” when it first makes one."
+        return _page("login.html", status=403, next=destination, error=error)
+    response = redirect(destination, code=303)
+    response.set_cookie(
+        KEY_COOKIE,
+        key,
+        max_age=KEY_COOKIE_MAX_AGE_S,
+        httponly=True,
+        secure=request.is_secure,
+        samesite="Strict",
+        path="/",
+    )
+    return response
+
+
+@ui.post("/logout")
+def logout() -> BaseResponse:
+    """Forget the key."""
+    response = redirect(url_for("ui.login"), code=303)
+    response.delete_cookie(KEY_COOKIE, path="/", httponly=True, samesite="Strict")
+    return response
+
+
+@ui.get("/assets/<tag>/<path:path>")
+def assets(tag: str, path: str) -> Response:
+    """A static file. Its address changes with any file's content, so it never needs to be asked for again."""
+    response = send_from_directory(STATIC_DIR, path, max_age=ASSET_MAX_AGE_S if tag == STATIC_TAG else 0)
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if tag == STATIC_TAG:
+        response.cache_control.immutable = True
+    return response
+
+
+@ui.get("/favicon.ico")
+def favicon() -> Response:
+    """Browsers ask for this address by themselves."""
+    return send_from_directory(STATIC_DIR, "img/favicon.svg", max_age=ASSET_MAX_AGE_S)
+
+
+def _accepts_key() -> Callable[[str], bool]:
+    check: Callable[[str], bool] | None = current_app.extensions.get(ACCEPTS_KEY)
+    return check or _accept_none
+
+
+def _accept_none(key: str) -> bool:
+    """A reef that asks for no key (bound to loopback only) knows none."""
+    return False
+
+
+def _local_path(text: str) -> str:
+    """A path of this site to go to after login; anything else becomes the chat page."""
+    local = text.startswith("/") and not text.startswith(("//", "/\\")) and "\\" not in text
+    return text if local and text.isprintable() else "/"

@@ -1,0 +1,102 @@
+// The chat page: makes the parts and joins them. Addresses: / is a new chat, /chat/ID is that chat.
+
+import { Store } from "./store.js";
+import { Composer } from "./views/composer.js";
+import { confirm } from "./views/confirm.js";
+import { Header } from "./views/header.js";
+import { announcer, connectionBanner } from "./views/notices.js";
+import { PersonaDialog } from "./views/persona_dialog.js";
+import { shortcuts } from "./views/shortcuts.js";
+import { Sidebar } from "./views/sidebar.js";
+import { themeToggle } from "./views/theme.js";
+import { ThreadView } from "./views/thread.js";
+
+const STATUS_EVERY_MS = 15_000;
+const STATUS_LOADING_EVERY_MS = 2_000;
+
+const store = new Store();
+let composer;
+
+function newChat(personaId) {
+  if (location.pathname !== "/") history.pushState(null, "", "/");
+  store.newChat(personaId ?? store.current?.id ?? null);
+  composer.field.focus();
+}
+
+async function openSession(sessionId) {
+  history.pushState(null, "", chatAddress(sessionId));
+  await store.openSession(sessionId);
+  composer.field.focus();
+}
+
+async function deleteSession(sessionId, title) {
+  const agreed = await confirm({ title: "Delete this chat?", text: `“${title}” and every message in it will be gone.`, yes: "Delete the chat" });
+  if (!agreed) return;
+  try {
+    await store.deleteSession(sessionId);
+    if (!store.view.sessionId) history.replaceState(null, "", "/");
+    composer.field.focus();
+  } catch (problem) {
+    store.trouble(problem);
+  }
+}
+
+const attempt = (action) => action.catch((problem) => store.trouble(problem));
+
+/** Write the last reply anew, or, where none was kept, say the last message again. */
+function askAgain(turn) {
+  if (turn.role === "assistant" && turn.message) return attempt(store.regenerate(turn.message));
+  const last = store.view.messages.findLast((message) => message.role === "user");
+  return last ? attempt(store.edit(last, last.content)) : null;
+}
+
+const chatAddress = (sessionId) => `/chat/${encodeURIComponent(sessionId)}`;
+
+function sessionInAddress() {
+  const match = /^\/chat\/([^/]+)$/.exec(location.pathname);
+  return match ? decodeURIComponent(match[1]) : null;
+}
+
+async function showAddress() {
+  const sessionId = sessionInAddress();
+  if (sessionId) await store.openSession(sessionId);
+  else store.newChat();
+}
+
+async function watchStatus() {
+  if (document.visibilityState === "visible") await store.loadStatus();
+  const loading = store.status?.pools?.some((pool) => pool.devices.some((device) => device.state === "loading"));
+  setTimeout(watchStatus, loading || !store.status ? STATUS_LOADING_EVERY_MS : STATUS_EVERY_MS);
+}
+
+async function start() {
+  const personaDialog = new PersonaDialog(store);
+  const thread = new ThreadView(store, {
+    newChat: () => newChat(),
+    edit: (message) => composer.edit(message),
+    regenerate: (message) => attempt(store.regenerate(message)),
+    askAgain,
+    sendAgain: () => store.outbox.again(),
+    takeBack: () => composer.putBack(store.outbox.takeBack()),
+  });
+  composer = new Composer(store, thread);
+  const sidebar = new Sidebar(store, { newChat, openSession, editPersona: (persona) => personaDialog.open(persona) });
+  new Header(store, { deleteSession });
+  connectionBanner(store);
+  announcer(store);
+  themeToggle();
+  shortcuts({ store, sidebar, composer, newChat });
+  store.on("begun", () => history.replaceState(null, "", chatAddress(store.view.sessionId)));
+  addEventListener("popstate", showAddress);
+  addEventListener("focus", () => store.loadSessions().catch(() => {}));
+
+  store.live.start();
+  watchStatus();
+  const personas = store.loadPersonas().catch((problem) => store.trouble(problem));
+  store.loadSessions().catch(() => {});
+  await Promise.all([personas, showAddress()]);
+  if (matchMedia("(hover: hover)").matches) composer.field.focus();
+  document.documentElement.dataset.ready = "true";
+}
+
+start();

@@ -1,0 +1,391 @@
+// What the page knows, and what a person can do with it. Views listen to topics and never change the state themselves.
+//
+// Topics: "personas", "sessions", "view" (another chat is shown), "thread" (its turns changed), "run" (a reply grew),
+// "composer", "connection", "status", "say" (words for a screen reader), "trouble" (words for the composer's note).
+
+import * as api from "./api.js";
+import { keepPreference, preference } from "./keep.js";
+import { Live } from "./live.js";
+import { Outbox } from "./outbox.js";
+import { Run } from "./run.js";
+
+const RUNS_KEPT_MAX = 50;
+const RELOAD_AFTER_MS = 150;
+const POLL_WITHOUT_SOCKET_MS = 4_000;
+const NEW = "new";
+
+export class Store extends EventTarget {
+  constructor() {
+    super();
+    this.personas = [];
+    this.sessions = [];
+    this.query = "";
+    this.status = null;
+    this.connection = "connecting";
+    this.runs = new Map();
+    this.view = emptyView(null, preference("persona", null));
+    this.outbox = new Outbox(this);
+    this.live = new Live({ onEvent: (event) => this.#received(event), onState: (state) => this.#connection(state) });
+  }
+
+  on(topic, listener) {
+    this.addEventListener(topic, (event) => listener(event.detail));
+  }
+
+  emit(topic, detail) {
+    this.dispatchEvent(new CustomEvent(topic, { detail }));
+  }
+
+  say(words, urgent = false) {
+    this.emit("say", { words, urgent });
+  }
+
+  trouble(problem) {
+    this.emit("trouble", problem);
+  }
+
+  // ---- personas ----
+
+  persona(personaId) {
+    return this.personas.find((persona) => persona.id === personaId) ?? null;
+  }
+
+  /** The persona that the composer speaks to. */
+  get current() {
+    return this.persona(this.view.personaId) ?? (this.view.sessionId ? null : this.personas[0] ?? null);
+  }
+
+  async loadPersonas() {
+    this.personas = await api.personas();
+    this.emit("personas");
+  }
+
+  async savePersona(personaId, fields) {
+    const saved = personaId ? await api.updatePersona(personaId, fields) : await api.createPersona(fields);
+    await this.loadPersonas();
+    return saved;
+  }
+
+  async deletePersona(personaId) {
+    await api.deletePersona(personaId);
+    await this.loadPersonas();
+    if (this.view.personaId === personaId && !this.view.sessionId) this.newChat(this.personas[0]?.id ?? null);
+  }
+
+  // ---- chats ----
+
+  async loadSessions(query = this.query) {
+    this.query = query;
+    const sessions = await api.sessions(query);
+    if (query !== this.query) return;
+    this.sessions = sessions;
+    this.emit("sessions");
+  }
+
+  #refreshSessions() {
+    clearTimeout(this.sessionsTimer);
+    this.sessionsTimer = setTimeout(() => this.loadSessions().catch(() => {}), RELOAD_AFTER_MS);
+  }
+
+  newChat(personaId = this.view.personaId) {
+    if (personaId) keepPreference("persona", personaId);
+    this.#show(emptyView(null, personaId));
+  }
+
+  async openSession(sessionId) {
+    this.#show({ ...emptyView(sessionId, null), loading: true });
+    await this.reload();
+  }
+
+  #show(view) {
+    this.outbox.leave();
+    this.view = view;
+    this.live.watch(view.sessionId);
+    this.emit("view");
+    this.emit("thread");
+  }
+
+  /** The chat as the server has it, with the replies that are being written now. */
+  async reload() {
+    const { view } = this;
+    if (!view.sessionId) return;
+    let history;
+    try {
+      history = await api.history(view.sessionId);
+    } catch (problem) {
+      if (view !== this.view) return;
+      view.loading = false;
+      view.problem = problem;
+      this.emit("thread");
+      return;
+    }
+    if (view !== this.view) return;
+    this.#take(view, history);
+    this.emit("view");
+    this.emit("thread");
+  }
+
+  #take(view, history) {
+    const keys = new Map(view.messages.filter((message) => message.key).map((message) => [message.id, message.key]));
+    view.loading = false;
+    view.problem = null;
+    view.session = history.session;
+    view.personaId = history.session.persona_id;
+    view.messages = history.messages.map((message) => ({ ...message, key: keys.get(message.id) }));
+    const told = new Set(view.messages.map((message) => message.run_id).filter(Boolean));
+    view.ended = view.ended.filter((run) => !told.has(run.id) || run.phase === "error");
+    for (const active of history.active_runs) this.#adopt(view.sessionId, active);
+    for (const run of this.runs.values()) if (!run.final && told.has(run.id) && !isActive(run, history)) this.#missed(run);
+  }
+
+  /** Its end was not heard here (it had left the log by the time we came back), but the message is there. */
+  #missed(run) {
+    run.phase = "done";
+    this.live.forget(run);
+  }
+
+  #adopt(sessionId, { run_id: runId, persona_id: personaId, reply_message_id: replyMessageId = null, prompt_message_id: promptMessageId = null }) {
+    let run = this.runs.get(runId);
+    if (!run) {
+      run = new Run({ runId, sessionId, personaId, replyMessageId, promptMessageId });
+      this.runs.set(runId, run);
+      this.#dropOldRuns();
+    }
+    run.replyMessageId ??= replyMessageId;
+    this.live.follow(run);
+    return run;
+  }
+
+  #dropOldRuns() {
+    for (const [runId, run] of this.runs) {
+      if (this.runs.size <= RUNS_KEPT_MAX) return;
+      if (run.final) this.runs.delete(runId);
+    }
+  }
+
+  async rename(title) {
+    this.view.session = await api.renameSession(this.view.sessionId, title);
+    this.emit("view");
+    this.#refreshSessions();
+  }
+
+  async deleteSession(sessionId) {
+    await api.deleteSession(sessionId);
+    this.sessions = this.sessions.filter((session) => session.id !== sessionId);
+    this.emit("sessions");
+    if (this.view.sessionId === sessionId) this.newChat(this.view.personaId);
+  }
+
+  // ---- a turn ----
+
+  /** The reply that is being written in the chat shown, if any. */
+  get activeRun() {
+    const { sessionId } = this.view;
+    return [...this.runs.values()].find((run) => run.sessionId === sessionId && !run.final) ?? null;
+  }
+
+  /** Where the draft of the chat shown is kept. */
+  get place() {
+    return this.view.sessionId ?? NEW;
+  }
+
+  /** The messages of the chat shown with what is on its way in and out: [{key, role, message?, run?, entry?}]. */
+  turns() {
+    const { view } = this;
+    const turns = view.messages.map((message) => this.#turn(message));
+    if (view.entry) turns.push({ key: view.entry.key, role: "user", entry: view.entry });
+    const shown = new Set(turns.map((turn) => turn.key));
+    const runs = [...view.ended, ...[...this.runs.values()].filter((run) => run.sessionId === view.sessionId && !run.final)];
+    for (const run of runs) {
+      const key = `run:${run.id}`;
+      if (!shown.has(key)) turns.push({ key, role: "assistant", run });
+      shown.add(key);
+    }
+    return turns;
+  }
+
+  #turn(message) {
+    const run = message.role === "assistant" && message.run_id ? this.runs.get(message.run_id) : null;
+    const key = message.role === "assistant" && message.run_id ? `run:${message.run_id}` : message.key ?? message.id;
+    return { key, role: message.role, message, run };
+  }
+
+  send(text) {
+    return this.outbox.send(text);
+  }
+
+  /** The server took the message in: from here the run is what counts. */
+  accepted(view, entry, answer) {
+    const run = this.#adopt(answer.session_id, { ...answer, persona_id: entry.personaId });
+    if (view !== this.view) return run;
+    view.entry = null;
+    view.ended = [];
+    if (!view.messages.some((message) => message.id === answer.prompt_message_id)) view.messages.push(userMessage(entry, answer));
+    this.emit("thread");
+    this.emit("composer");
+    this.#refreshSessions();
+    return run;
+  }
+
+  async regenerate(message) {
+    const answer = await api.regenerate(message.id);
+    this.#replace(message, answer, null);
+  }
+
+  async edit(message, text) {
+    const answer = await api.edit(message.id, text);
+    const edited = { ...message, id: answer.prompt_message_id ?? message.id, key: undefined, content: text, html: undefined };
+    this.#replace(message, answer, edited);
+  }
+
+  #replace(message, answer, edited) {
+    const { view } = this;
+    const run = this.#adopt(answer.session_id, { ...answer, persona_id: message.persona_id || view.personaId });
+    const index = view.messages.findIndex((other) => other.id === message.id);
+    if (index >= 0) view.messages = [...view.messages.slice(0, index), ...(edited ? [edited] : [])];
+    view.ended = [];
+    this.emit("thread");
+    this.emit("composer");
+    return run;
+  }
+
+  async stop() {
+    const run = this.activeRun;
+    if (!run) return;
+    run.stopping = true;
+    this.emit("run", { run, change: "phase" });
+    this.emit("composer");
+    try {
+      await api.stop(run.id);
+    } catch (problem) {
+      run.stopping = false;
+      this.emit("composer");
+      this.trouble(problem);
+    }
+  }
+
+  // ---- what comes in ----
+
+  #received(event) {
+    if (event.type === "emotion") this.#mood(event);
+    if (!event.run_id) return;
+    let run = this.runs.get(event.run_id);
+    if (!run) {
+      if (event.session_id !== this.view.sessionId) {
+        this.#refreshSessions();
+        return;
+      }
+      run = this.#adopt(event.session_id, { run_id: event.run_id, persona_id: event.persona_id ?? "" });
+      // ours, if a message is being handed in; else started by another tab or device: then its message, and what it
+      // superseded, stand in the history
+      if (this.view.entry?.state !== "sending") this.#reloadSoon();
+    }
+    const change = run.apply(event);
+    if (!change) return;
+    this.#tell(run, event);
+    if (change === "final") this.#ended(run);
+    else this.emit("run", { run, change });
+    if (event.type === "queued") this.emit("composer");
+  }
+
+  #reloadSoon() {
+    clearTimeout(this.reloadTimer);
+    this.reloadTimer = setTimeout(() => this.reload(), RELOAD_AFTER_MS);
+    this.#refreshSessions();
+  }
+
+  #mood(event) {
+    const persona = this.persona(event.persona_id);
+    if (!persona || persona.mood === event.state) return;
+    persona.mood = event.state;
+    this.emit("personas");
+  }
+
+  async #ended(run) {
+    this.live.forget(run);
+    const { view } = this;
+    const shown = run.sessionId === view.sessionId;
+    if (shown) {
+      view.ended = [...view.ended.filter((other) => other !== run), run];
+      this.emit("run", { run, change: "final" });
+      this.emit("composer");
+    }
+    this.#refreshSessions();
+    if (!shown || run.phase === "error") {
+      if (shown) this.#reloadSoon();
+      return;
+    }
+    if (!run.messageId) return;
+    try {
+      const message = await api.message(run.messageId);
+      if (view !== this.view) return;
+      view.ended = view.ended.filter((other) => other !== run);
+      const index = view.messages.findIndex((other) => other.id === message.id);
+      if (index >= 0) view.messages[index] = message;
+      else view.messages.push(message);
+      this.emit("thread");
+      if (run.phase === "done") this.say(`${this.persona(run.personaId)?.name ?? "Reply"}: ${message.content}`);
+    } catch {
+      // the plain text stays; the history is asked for again when the connection is back
+    }
+  }
+
+  #tell(run, event) {
+    if (run.sessionId !== this.view.sessionId) return;
+    const name = this.persona(run.personaId)?.name ?? "The persona";
+    if (event.type === "typing") this.say(`${name} is reading.`);
+    else if (event.type === "restarted") this.say("The device restarted; the answer begins again.");
+    else if (event.type === "stopped") this.say("Stopped.");
+    else if (event.type === "error") this.say(event.message, true);
+  }
+
+  #connection(state) {
+    const before = this.connection;
+    this.connection = state;
+    this.emit("connection", state);
+    clearInterval(this.pollTimer);
+    if (state === "sse") {
+      // server-sent events tell of one run only: ask now and then whether another tab started one
+      this.pollTimer = setInterval(() => document.visibilityState === "visible" && this.#poll(), POLL_WITHOUT_SOCKET_MS);
+    }
+    if ((state === "open" || state === "sse") && before !== "connecting") {
+      this.reload();
+      this.#refreshSessions();
+      this.outbox.connected();
+    }
+  }
+
+  async #poll() {
+    await this.loadSessions().catch(() => {});
+    const session = this.sessions.find((other) => other.id === this.view.sessionId);
+    if (session?.active_run_id && !this.runs.has(session.active_run_id)) await this.reload();
+  }
+
+  async loadStatus() {
+    try {
+      this.status = await api.status();
+    } catch {
+      this.status = null;
+    }
+    this.emit("status");
+  }
+}
+
+function isActive(run, history) {
+  return history.active_runs.some((active) => active.run_id === run.id);
+}
+
+function userMessage(entry, answer) {
+  return {
+    id: answer.prompt_message_id,
+    key: entry.key,
+    session_id: answer.session_id,
+    role: "user",
+    content: entry.text,
+    created_at: new Date().toISOString(),
+  };
+}
+
+function emptyView(sessionId, personaId) {
+  return { sessionId, personaId, session: null, messages: [], entry: null, ended: [], loading: false, problem: null };
+}
