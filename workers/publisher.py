@@ -56,9 +56,13 @@ class Publisher:
             self._urgent.set()
         self._wake.set()
 
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until everything written so far was sent. False where that did not happen in time."""
+        return self._idle.wait(timeout_s)
+
     def close(self, timeout_s: float = 5.0) -> None:
         """Send what is pending, for at most that long."""
-        self._idle.wait(timeout_s)
+        self.wait_idle(timeout_s)
         self._stopping = True
         self._urgent.set()
         self._wake.set()
