@@ -1,0 +1,59 @@
+"""Settings come from the environment in one place."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from reef.settings import Settings, SettingsError, load_settings
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_defaults_are_for_one_machine() -> None:
+    """Without any variable: loopback, the specification's port, SQLite in the data directory."""
+    settings = load_settings({})
+    assert (settings.host, settings.port, settings.redis_url) == ("127.0.0.1", 8080, "")
+    assert settings.data_dir.is_absolute()
+    assert settings.sqlalchemy_url == f"sqlite:///{settings.data_dir / 'reef.db'}"
+
+
+def test_a_child_process_reads_what_its_parent_had() -> None:
+    """Written to an environment and read back, every field is the same."""
+    settings = load_settings(
+        {"REEF_PORT": "9001", "REEF_REQUIRE_API_KEY": "true", "REEF_MODEL": "a b", "REEF_NODE": "n"}
+    )
+    assert load_settings(settings.environment()) == settings
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("REEF_PORT", "http"), ("REEF_PORT", "0"), ("REEF_PORT", "70000"), ("REEF_REQUIRE_API_KEY", "perhaps")],
+)
+def test_a_bad_value_names_its_variable(variable: str, value: str) -> None:
+    """The reader learns which variable to change."""
+    with pytest.raises(SettingsError, match=variable):
+        load_settings({variable: value})
+
+
+def test_only_settings_reads_the_environment() -> None:
+    """No other module of the product touches os.environ or os.getenv."""
+    offenders = []
+    for folder in ("app", "cli", "reef", "tasks", "workers"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path == ROOT / "reef" / "settings.py":
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "putenv", "environb"):
+                    offenders.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert offenders == []
+
+
+def test_every_setting_is_documented() -> None:
+    """docs/operations.md has a row for each variable."""
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    missing = [f.name for f in msgspec.structs.fields(Settings) if f"`REEF_{f.name.upper()}`" not in text]
+    assert missing == []

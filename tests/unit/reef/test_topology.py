@@ -1,0 +1,88 @@
+"""queues.yaml is read in one place, and a mistake in it is told with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reef.contracts.jobs import JOBS
+from reef.topology import TopologyError, load_topology
+
+ROOT = Path(__file__).parents[3]
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "queues.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_shipped_file_has_a_pool_for_every_kind_of_job() -> None:
+    """Each contract names a pool of queues.yaml, and the pools that later work fills are there."""
+    topology = load_topology(ROOT / "queues.yaml")
+    assert {job.POOL for job in JOBS} <= set(topology.pools)
+    assert list(topology.pools) == ["chat", "embed", "index", "media", "tools", "maintenance"]
+    assert topology.pool("chat").devices, "a fresh clone can chat"
+
+
+def test_the_commented_examples_are_valid(tmp_path: Path) -> None:
+    """What the file offers to copy is understood by the program."""
+    text = (ROOT / "queues.yaml").read_text(encoding="utf-8")
+    tail = text[text.index("# A host with eight Edge TPUs") :]
+    examples = [line.removeprefix("#").rstrip() for line in tail.splitlines() if line.startswith("#   ")]
+    for start, count in ((0, 3), (3, 2)):
+        block = "\n".join(examples[start : start + count])
+        assert load_topology(write(tmp_path, f"version: 1\npools:\n{block}\n")).pools
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("version: 1\npools:\n  chat:\n    queue: chat\n    streams: many\n", 5, "Expected `int`"),
+        ("version: 1\npools:\n  chat:\n    queue: chat\n    colour: red\n", 5, "colour"),
+        ("version: 1\npools:\n  chat:\n    queue: chat\n    devices: [gpu:0]\n", 5, "'gpu:0' is unknown"),
+        ("version: 1\npools:\n  chat:\n    queue: chat\n    limits:\n      waiting_max: 0\n", 6, ">= 1"),
+        ("version: 1\npools:\n  a: {queue: q}\n  b: {queue: q}\n", 4, "already belongs to pool a"),
+        ("version: 1\npools:\n  a: {queue: a, devices: [usb:0]}\n  b: {queue: b, devices: [usb:0]}\n", 4, "one device"),
+        ("version: 1\npools:\n  Chat: {queue: chat}\n", 3, "lower-case"),
+        ("version: 2\npools: {}\n", 1, "version is 2"),
+        ("version: 1\npools:\n  chat: [\n", 4, "not YAML"),
+        ("- a\n- b\n", 1, "expected a mapping"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, line: int, says: str) -> None:
+    """The message begins with file:line and says what is wrong there."""
+    path = write(tmp_path, text)
+    with pytest.raises(TopologyError) as error:
+        load_topology(path)
+    assert str(error.value).startswith(f"{path}:{line}:"), str(error.value)
+    assert says in str(error.value)
+
+
+def test_a_missing_file_says_which_variable_names_another(tmp_path: Path) -> None:
+    """The reader learns how to point at the right file."""
+    with pytest.raises(TopologyError, match="REEF_QUEUES_FILE"):
+        load_topology(tmp_path / "nowhere.yaml")
+
+
+def test_devices_are_read_as_written(tmp_path: Path) -> None:
+    """Cores, indexes and hosts come out of the strings; node names are unique and safe."""
+    devices = '[cpu, "cpu:2-4", "usb:0", "pci:1@alpha", remote, simulated]'
+    pool = load_topology(
+        write(tmp_path, f"version: 1\npools:\n  chat:\n    queue: chat\n    devices: {devices}\n")
+    ).pool("chat")
+    assert [device.kind for device in pool.devices] == ["cpu", "cpu", "edgetpu", "edgetpu", "remote", "simulated"]
+    assert pool.device("cpu:2-4").cores == (2, 3, 4)
+    assert (pool.device("pci:1@alpha").index, pool.device("pci:1@alpha").host) == (1, "alpha")
+    nodes = [pool.node(device) for device in pool.devices]
+    assert nodes == ["chat-cpu", "chat-cpu-2-4", "chat-usb-0", "chat-pci-1.alpha", "chat-remote", "chat-simulated"]
+    with pytest.raises(KeyError, match="pool chat has no device"):
+        pool.device("usb:7")
+
+
+def test_the_model_setting_overrides_the_chat_pool_only(tmp_path: Path) -> None:
+    """`--model` changes who answers, not who embeds."""
+    path = write(tmp_path, "version: 1\npools:\n  chat: {queue: c, model: a}\n  embed: {queue: e, model: b}\n")
+    topology = load_topology(path, model="other.gguf")
+    assert (topology.pool("chat").model, topology.pool("embed").model) == ("other.gguf", "b")
