@@ -86,12 +86,12 @@ def find_server() -> Path:
 
 
 def server_version(server: Path) -> str:
-    """First line of `--version`, for `doctor`. Raises BrokerError when the program does not run."""
+    """Name and version of a server program, for `doctor`. Raises BrokerError when the program does not run."""
     try:
         answer = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise BrokerError(f"{server} does not run on this machine: {error}") from None
-    return answer.stdout.strip()
+    return " ".join(answer.stdout.split()[:3])
 
 
 def prepare(directory: Path) -> tuple[Endpoint, list[str]]:
@@ -106,9 +106,7 @@ def prepare(directory: Path) -> tuple[Endpoint, list[str]]:
         endpoint = Endpoint(free_port(), endpoint.password)
     write_private(directory / "endpoint.json", msgspec.json.encode(endpoint))
     config = directory / "broker.conf"
-    text = _CONFIG.format(
-        host=LOOPBACK, port=endpoint.port, password=endpoint.password, directory=directory.absolute()
-    )
+    text = _CONFIG.format(host=LOOPBACK, port=endpoint.port, password=endpoint.password, directory=directory.absolute())
     write_private(config, text.encode())
     return endpoint, [str(server), str(config)]
 
@@ -123,9 +121,7 @@ def answers(url: str, timeout_s: float = PING_TIMEOUT_S) -> bool:
 
 def ping(url: str, timeout_s: float = PING_TIMEOUT_S) -> bool:
     """PING a broker. Raises redis.RedisError with the reason, ValueError if it is no URL of a Redis server."""
-    with redis.Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None
-    ) as client:
+    with redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None) as client:
         return bool(client.ping())
 
 

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,24 +83,25 @@ def kill_group(pid: int) -> None:
 
 
 def end_leftovers(processes: Iterable[ProcessId]) -> list[int]:
-    """Kill what is still running of an earlier start. Returns the numbers of the processes that were."""
-    found = [process for process in processes if is_alive(process)]
-    for process in found:
-        kill_group(process.pid)
+    """Kill what is still running of an earlier start. Returns the numbers of the groups that were.
+
+    Where the leader is gone its group may still live; its number is then taken by nobody else.
+    """
+    candidates = {process.pid for process in processes if identify(process.pid) in (process, None)}
+    found = _living_groups(candidates)
+    for pid in found:
+        kill_group(pid)
     deadline = time.monotonic() + LEFTOVER_WAIT_S
-    while any(is_alive(process) for process in found) and time.monotonic() < deadline:
+    while _living_groups(found) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return [process.pid for process in found]
+    return sorted(found)
 
 
 def group_memory_bytes(leaders: Iterable[int]) -> dict[int, int]:
     """Resident memory of each process group, children included, by the number of its leader."""
     totals = dict.fromkeys(leaders, 0)
     page_bytes = os.sysconf("SC_PAGE_SIZE")
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        fields = _stat(int(entry.name))
+    for fields in map(_stat, _all_pids()):
         if fields is not None and int(fields[2]) in totals:
             totals[int(fields[2])] += int(fields[21]) * page_bytes
     return totals
@@ -113,6 +114,16 @@ def describe_exit(returncode: int) -> str:
     with contextlib.suppress(ValueError):
         return f"killed by {signal.Signals(-returncode).name}"
     return f"killed by signal {-returncode}"
+
+
+def _living_groups(numbers: Collection[int]) -> set[int]:
+    """Those of the process groups that have a member which still runs (a zombie does not)."""
+    members = (fields for fields in map(_stat, _all_pids()) if fields is not None and fields[0] != "Z")
+    return {group for fields in members if (group := int(fields[2])) in numbers}
+
+
+def _all_pids() -> Iterator[int]:
+    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
 
 
 def _stat(pid: int) -> list[Any] | None:

@@ -167,9 +167,9 @@ class Supervisor:
         while probe is not None and not probe():
             deaths = process.deaths - deaths_before
             if deaths >= START_DEATHS_MAX or not process.wanted:
-                raise ProcessFailed(self._failure(name, f"ended {deaths} times ({process.last_exit})"))
+                raise ProcessFailed(self._failed(name, f"ended {deaths} times ({process.last_exit})"))
             if time.monotonic() > deadline:
-                raise ProcessFailed(self._failure(name, f"was not ready within {timeout_s:.0f} s"))
+                raise ProcessFailed(self._failed(name, f"was not ready within {timeout_s:.0f} s"))
             with self._changed:
                 self._changed.wait(PROBE_INTERVAL_S)
 
@@ -188,6 +188,11 @@ class Supervisor:
             raise ProcessLookupError(f"{name} does not run")
         os.kill(pid, signum)
         return pid
+
+    def explain(self, name: str) -> str:
+        """How a process ended last, with the end of its log."""
+        process = self._processes[name]
+        return self._failed(name, f"ended {process.deaths} times ({process.last_exit})")
 
     def stop(self, names: Iterable[str], *, timeout_s: float | None = None) -> None:
         """Ask processes to stop, wait for each one's grace (at most `timeout_s`), then kill what is left."""
@@ -214,7 +219,9 @@ class Supervisor:
             )
 
     def close(self) -> None:
-        """Stop what still runs, at once, and end the thread."""
+        """Stop what still runs, at once, and end the thread. Does nothing the second time."""
+        if self._closing:
+            return
         self.stop_all(timeout_s=0.5)
         self._closing = True
         self._post(lambda: None)
@@ -271,9 +278,7 @@ class Supervisor:
         process.start_ticks = identity.start_ticks if identity else 0
         process.started_at, process.started_mono = time.time(), time.monotonic()
         process.state, process.restart_at = "running", None
-        threading.Thread(
-            target=self._watch, args=(process, popen), name=f"watch-{spec.name}", daemon=True
-        ).start()
+        threading.Thread(target=self._watch, args=(process, popen), name=f"watch-{spec.name}", daemon=True).start()
 
     def _watch(self, process: _Process, popen: subprocess.Popen[bytes]) -> None:
         """Runs in a thread per process: the kernel wakes it the moment the process ends."""
@@ -306,9 +311,7 @@ class Supervisor:
         process.deaths_in_a_row += 1
         process.restart_at = time.monotonic() + delay
         process.state = "waiting"
-        process.log.feed(
-            f"--- {process.spec.name} ended ({process.last_exit}); restart in {delay:g} s ---\n".encode()
-        )
+        process.log.feed(f"--- {process.spec.name} ended ({process.last_exit}); restart in {delay:g} s ---\n".encode())
 
     def _until_next_restart(self) -> float | None:
         due = [self._restart_time(process) for process in self._processes.values() if process.restart_at]
@@ -382,7 +385,7 @@ class Supervisor:
         self._selector.unregister(stdout)
         stdout.close()
 
-    def _failure(self, name: str, what: str) -> str:
+    def _failed(self, name: str, what: str) -> str:
         path = self._log_dir / f"{name}.log"
         lines = "\n".join(f"    {line}" for line in tail(path))
         return f"{name} {what}. The end of {path}:\n{lines}" if lines else f"{name} {what}; {path} is empty."

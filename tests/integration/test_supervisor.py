@@ -98,7 +98,7 @@ def test_the_exit_hook_runs_before_the_restart(watch: Supervisor, tmp_path: Path
     wait_until(lambda: events, "the hook")
     assert watch.pids() == {}
     released.set()
-    wait_until(lambda: watch.pids(), "the restart")
+    wait_until(watch.pids, "the restart")
     assert events == ["hook sees []"]
     assert reports == [ExitReport("sleeper", first, -signal.SIGKILL, expected=False)]
 
@@ -132,9 +132,7 @@ def test_phases_stop_one_after_the_other(watch: Supervisor, tmp_path: Path) -> N
         watch.start(script(tmp_path, name, code.format(name=name, delay=delay), stop_phase=phase))
         wait_until(lambda name=name: "ready" in (tmp_path / f"{name}.log").read_text(), f"{name} ready")
     watch.stop_all()
-    stopped_at = {
-        name: float((tmp_path / f"{name}.log").read_text().split()[-1]) for name in ("early", "late")
-    }
+    stopped_at = {name: float((tmp_path / f"{name}.log").read_text().split()[-1]) for name in ("early", "late")}
     assert stopped_at["early"] < stopped_at["late"]
     assert [(state.state, state.last_exit) for state in watch.states()] == [("stopped", "exit status 0")] * 2
 
@@ -144,7 +142,8 @@ def test_a_process_that_ignores_sigterm_is_killed_with_its_children(watch: Super
     code = """
         import os, signal, subprocess, sys, time
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"])
+        deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-c", deaf])
         print(child.pid, flush=True)
         time.sleep(600)
     """
@@ -208,6 +207,19 @@ def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
         parent.kill()
         parent.wait()
         wait_until(lambda: not child_process.is_alive(child), "the child's end")
+
+
+def test_the_children_of_a_dead_leftover_are_ended(tmp_path: Path) -> None:
+    """A web server whose master is gone but whose worker holds the port is found by its group."""
+    code = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid)"
+    master = subprocess.Popen([sys.executable, "-u", "-c", code], start_new_session=True, stdout=subprocess.PIPE)
+    assert master.stdout is not None
+    with master, contextlib.closing(master.stdout):
+        worker = int(master.stdout.readline())
+        master.wait()
+        assert child_process.identify(worker) is not None
+        assert child_process.end_leftovers([child_process.ProcessId(master.pid, 1)]) == [master.pid]
+        wait_until(lambda: child_process.identify(worker) is None, "the worker's end")
 
 
 def test_leftovers_are_ended_and_strangers_are_not(tmp_path: Path) -> None:

@@ -23,9 +23,7 @@ def running(tmp_path: Path) -> Iterator[tuple[Supervisor, broker.Endpoint, Path]
     """A broker under a supervisor."""
     keeper = Supervisor(tmp_path)
     endpoint, argv = broker.prepare(tmp_path / "broker")
-    keeper.start(
-        ProcessSpec("broker", argv, inherited_environment(), tmp_path, lambda: broker.answers(endpoint.url))
-    )
+    keeper.start(ProcessSpec("broker", argv, inherited_environment(), tmp_path, lambda: broker.answers(endpoint.url)))
     keeper.wait_ready("broker", READY_S)
     yield keeper, endpoint, tmp_path
     keeper.close()
