@@ -1,4 +1,4 @@
-"""Refuses an interpreter that the locked requirements cannot be installed for. Runs on any Python 3, before .venv exists."""
+"""Refuses a Python that the locked requirements cannot be installed for. Runs before .venv exists."""
 
 import sys
 
@@ -6,6 +6,6 @@ OLDEST, NEWEST = (3, 11), (3, 12)
 
 if not OLDEST <= sys.version_info[:2] <= NEWEST:
     sys.exit(
-        "Coral Reef needs Python %d.%d or %d.%d; %s is %d.%d. Name another one: make run PYTHON=python3.11"
-        % (OLDEST + NEWEST + (sys.executable,) + sys.version_info[:2])
+        f"Coral Reef needs Python {OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}; {sys.executable} is "
+        f"{sys.version_info[0]}.{sys.version_info[1]}. Name another one: make run PYTHON=python3.11"
     )

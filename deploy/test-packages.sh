@@ -1,11 +1,14 @@
 #!/bin/bash
-# Installs the Debian packages that the tests need and pip cannot bring: a browser and a PostgreSQL server.
+# Installs the Debian packages that the tests need and pip cannot bring: a browser, a PostgreSQL server,
+# and the OpenMP runtime of the llama engine.
 # Installs nothing that is there already; without the rights to install it says what to type.
 set -euo pipefail
 
 missing=()
 command -v chromium >/dev/null || missing+=(chromium)
 command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+# OpenMP runtime of the llama engine
+compgen -G '/usr/lib/*/libgomp.so.1' >/dev/null || missing+=(libgomp1)
 ((${#missing[@]})) || exit 0
 
 as_root=()
