@@ -1,0 +1,150 @@
+"""Fetching one file over HTTP with resume. Writes only the `.part` file it is given; the caller checks and renames."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from reef.models.errors import ModelError
+from reef.models.gguf import MAGIC
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 1 << 20
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 30.0
+FAILURES_MAX = 6
+"""Tries in a row that bring not a single new byte."""
+BACKOFF_MAX_S = 10.0
+
+_STATED_HASH = re.compile(r'^(?:W/)?"?([0-9a-f]{64})"?$')
+
+
+class _State(msgspec.Struct):
+    """What is known about the `.part` file: which version of which resource it is the beginning of."""
+
+    url: str
+    etag: str = ""
+    size_bytes: int | None = None
+    stated_sha256: str | None = None
+
+
+class _Again(Exception):
+    """The connection failed; what was received is kept."""
+
+
+class Download:
+    """One file on its way."""
+
+    def __init__(
+        self,
+        url: str,
+        part: Path,
+        size_bytes: int | None,
+        received: Callable[[int, int | None], None],
+        *,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`size_bytes` is the exact size where it is known; `received` gets the bytes so far and the size."""
+        self.part, self._received, self._pause = part, received, pause
+        self._expected = size_bytes
+        self._state_file = part.with_name(part.name + ".json")
+        self._state = self._read_state(url)
+
+    def run(self) -> str | None:
+        """Fetch it; gives the SHA-256 the server states for it, if any. Raises ModelError."""
+        failures = 0
+        timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        with httpx.Client(follow_redirects=True, timeout=timeout) as client:
+            while True:
+                before = self._have()
+                try:
+                    self._try(client)
+                except _Again as error:
+                    failures = 0 if self._have() > before else failures + 1
+                    if failures >= FAILURES_MAX:
+                        raise ModelError(
+                            f"{self._state.url} cannot be fetched: {error}. What has arrived is kept; "
+                            "give the command again to go on from there."
+                        ) from error
+                    log.info("download interrupted (%s), going on from byte %d", error, self._have())
+                    self._pause(min(BACKOFF_MAX_S, 0.5 * 2**failures))
+                else:
+                    self._state_file.unlink(missing_ok=True)
+                    return self._state.stated_sha256
+
+    def _try(self, client: httpx.Client) -> None:
+        have = self._have()
+        headers = {"Accept-Encoding": "identity"}
+        if have and self._state.etag:
+            headers |= {"Range": f"bytes={have}-", "If-Range": self._state.etag}
+        try:
+            with client.stream("GET", self._state.url, headers=headers) as response:
+                self._receive(response, have)
+        except httpx.TransportError as error:
+            raise _Again(str(error) or type(error).__name__) from error
+
+    def _receive(self, response: httpx.Response, have: int) -> None:
+        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            self.part.unlink(missing_ok=True)
+            raise _Again("the server refuses to go on; starting over")
+        if response.status_code >= 500 or response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+            raise _Again(f"the server answers {response.status_code}")
+        if response.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
+            raise ModelError(
+                f"{self._state.url} answers {response.status_code} {response.reason_phrase}. "
+                "Check the address, or whether the model asks for a login."
+            )
+        start = _range_start(response)
+        if start not in (0, have):
+            raise ModelError(f"{self._state.url} answered with another part of the file than was asked for.")
+        self._note(response, start)
+        with self.part.open("ab" if start else "wb") as file:
+            got = start
+            for data in response.iter_bytes(CHUNK_BYTES):
+                if got == 0 and not data.startswith(MAGIC):
+                    raise ModelError(f"{self._state.url} is not a model in GGUF format (a web page, perhaps).")
+                file.write(data)
+                got += len(data)
+                if self._expected is not None and got > self._expected:
+                    raise ModelError(f"{self._state.url} is larger than the {self._expected} bytes it should have.")
+                self._received(got, self._expected or self._state.size_bytes)
+        if self._state.size_bytes is not None and got < self._state.size_bytes:
+            raise _Again(f"the connection ended after {got} of {self._state.size_bytes} bytes")
+
+    def _note(self, response: httpx.Response, start: int) -> None:
+        length = response.headers.get("content-length", "")
+        etag = response.headers.get("etag", "")
+        for answer in [*response.history, response]:  # hubs state the file's hash where they redirect from
+            stated = _STATED_HASH.match(answer.headers.get("x-linked-etag", ""))
+            if stated:
+                self._state.stated_sha256 = stated.group(1)
+        self._state.etag = "" if etag.startswith("W/") else etag
+        self._state.size_bytes = start + int(length) if length.isdigit() else None
+        self._state_file.write_bytes(msgspec.json.encode(self._state))
+
+    def _have(self) -> int:
+        return self.part.stat().st_size if self.part.exists() else 0
+
+    def _read_state(self, url: str) -> _State:
+        try:
+            state = msgspec.json.decode(self._state_file.read_bytes(), type=_State)
+        except (OSError, msgspec.DecodeError):
+            state = _State(url="")
+        if state.url == url and state.etag:
+            return state
+        self.part.unlink(missing_ok=True)  # the beginning of something else, or of an unknown version
+        return _State(url=url)
+
+
+def _range_start(response: httpx.Response) -> int:
+    if response.status_code != httpx.codes.PARTIAL_CONTENT:
+        return 0
+    match = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
+    return int(match.group(1)) if match else -1

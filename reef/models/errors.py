@@ -1,0 +1,11 @@
+"""What can be wrong with a model. Every message says what to do next."""
+
+from __future__ import annotations
+
+
+class ModelError(RuntimeError):
+    """A model cannot be fetched or used."""
+
+
+class ModelMissing(ModelError):
+    """The model is not on this machine; the message names the command that fetches it."""
