@@ -18,6 +18,9 @@ DEV_HASH := $(shell cat requirements.txt requirements-dev.txt | sha256sum | cut 
 RUN_STAMP := $(VENV)/.installed-run-$(RUN_HASH)
 DEV_STAMP := $(VENV)/.installed-dev-$(DEV_HASH)
 PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input
+# .venv/bin/coral-reef, which works from any directory
+LAUNCHER := printf '\#!%s\nimport sys\n\nsys.path.insert(0, "%s")\nfrom cli.main import main\n\nmain(prog_name="coral-reef")\n' \
+	"$(CURDIR)/$(PY)" "$(CURDIR)" > $(VENV)/bin/coral-reef && chmod +x $(VENV)/bin/coral-reef
 
 .PHONY: help run install install-dev packages test lint unit lock bench soak clean
 
@@ -40,11 +43,13 @@ $(VENV)/bin/python:
 $(RUN_STAMP): | $(VENV)/bin/python
 	@echo "Installing requirements.txt into $(VENV) (first time: a few minutes) ..."
 	@$(PIP_INSTALL) -r requirements.txt
+	@$(LAUNCHER)
 	@rm -f $(VENV)/.installed-*; touch $@
 
 $(DEV_STAMP): | $(VENV)/bin/python
 	@echo "Installing requirements-dev.txt into $(VENV) (first time: a few minutes) ..."
 	@$(PIP_INSTALL) -r requirements-dev.txt
+	@$(LAUNCHER)
 	@rm -f $(VENV)/.installed-*; touch $@ $(RUN_STAMP)
 
 packages: ## install the Debian packages that the tests need, where they are missing

@@ -1,0 +1,42 @@
+"""`coral-reef alive`: the health check of a container that has no HTTP port. Prints one line; exit status 0 or 1."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import cast
+
+import click
+import redis
+
+from cli.errors import Problem
+from cli.launch import check_broker
+from cli.options import settings_with
+from reef import keys
+from reef.contracts.nodes import decode_report
+from reef.records.database import Database
+
+
+@click.command()
+@click.option("--pool", help="Ask for the workers of this pool on this host as well.")
+def alive(pool: str | None) -> None:
+    """Check that broker and database answer and, with --pool, that this host's workers report."""
+    settings = settings_with()
+    if not settings.redis_url:
+        raise Problem("REEF_REDIS_URL is not set.", "`coral-reef status` is for a reef that `up` runs.")
+    check_broker(settings)
+    database = Database(settings.sqlalchemy_url)
+    database.ping()
+    database.dispose()
+    if pool is not None:
+        _check_workers(settings.redis_url, pool)
+    click.echo("alive")
+
+
+def _check_workers(redis_url: str, pool: str) -> None:
+    with redis.Redis.from_url(redis_url, socket_timeout=3, socket_connect_timeout=3) as client:
+        reports = [decode_report(raw) for raw in cast(list[bytes], client.hvals(keys.NODES))]
+    mine = [report for report in reports if report.pool == pool and report.host == socket.gethostname()]
+    fresh = [report for report in mine if time.time() - report.at < keys.NODE_TTL_S and report.state != "failed"]
+    if not fresh:
+        raise Problem(f"No worker of pool {pool} on this host has reported in the last {keys.NODE_TTL_S:.0f} s.")

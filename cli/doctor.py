@@ -1,0 +1,39 @@
+"""`coral-reef doctor`: checks the machine and the configuration, and says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+import msgspec
+
+from cli.options import data_dir_option, settings_with
+from cli.show import plain_console
+
+MARKS = {"good": "[green]✓[/]", "warning": "[yellow]![/]", "bad": "[red]✗[/]"}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@data_dir_option
+def doctor(as_json: bool, data_dir: object) -> None:
+    """Check this machine and the configuration. Exit status 1 when something is wrong."""
+    from cli.checks import all_checks
+
+    settings = settings_with(data_dir=data_dir)
+    console = plain_console()
+    findings = []
+    for check in all_checks(settings):
+        findings.append(check)
+        if not as_json:
+            console.print(f"{MARKS[check.verdict]} {check.name:<15}", end="")
+            console.print(check.text, markup=False)
+            if check.advice:
+                console.print(f"  {'':<15}→ {check.advice}", markup=False)
+    bad = sum(check.verdict == "bad" for check in findings)
+    if as_json:
+        click.echo(json.dumps({"ok": bad == 0, "checks": msgspec.to_builtins(findings)}, indent=2, ensure_ascii=False))
+    else:
+        console.print(f"\n{bad} of {len(findings)} checks failed." if bad else "\nEverything is in order.")
+    sys.exit(1 if bad else 0)

@@ -1,0 +1,386 @@
+"""What `coral-reef up` runs, and nothing else: which processes, in which order, with which settings and on which ports.
+
+`ReefProcesses` is also what the tests start the product with: same order, same probes, same stop. It prints nothing
+and asks nothing; `cli/up.py` does the talking.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+
+import httpx
+import redis
+import sqlalchemy as sa
+
+from cli.data_directory import DataDirectory, FlowerLogin
+from cli.errors import Problem
+from cli.options import without_password
+from reef import access
+from reef.records.database import Database, migrate
+from reef.settings import Settings, inherited_environment
+from reef.topology import Device, Pool, Topology, TopologyError, load_topology
+from workers import broker
+from workers.supervisor import ExitReport, ProcessFailed, ProcessSpec, ProcessState, Supervisor
+
+CODE = Path(__file__).resolve().parents[1]
+LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+BROKER_READY_S = 30.0
+"""Loading a large append-only file takes time; PING answers when it is done."""
+BROKER_STARTS_MAX = 3
+CRASHES_MIN = 3
+READY_POLL_S = 0.1
+PROBE_TIMEOUT_S = 2.0
+WEB_GRACE_S = 15.0
+SMALL_GRACE_S = 5.0
+WORKER_GRACE_EXTRA_S = 5.0
+SECRET_CHARACTERS_MIN = 8
+"""Shorter passwords are not blotted out of logs: they would tear holes into ordinary words."""
+STATUS_KEY_NAME = "coral-reef status on this machine"
+
+Note = Callable[[str], None]
+"""Called with a sentence for a person when a step of the start is done."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that is bound there."""
+    return host in LOOPBACK_HOSTS or host.startswith("127.")
+
+
+def local_devices(topology: Topology) -> list[tuple[Pool, Device]]:
+    """The devices of queues.yaml that belong to this machine."""
+    here = ("", socket.gethostname().partition(".")[0].lower())
+    return [(pool, device) for pool in topology.pools.values() for device in pool.devices if device.host in here]
+
+
+def read_topology(settings: Settings) -> Topology:
+    """queues.yaml, its mistakes told as a Problem."""
+    try:
+        return load_topology(settings.queues_file, settings.model)
+    except TopologyError as error:
+        raise Problem(str(error), "Correct that line; `coral-reef doctor` checks the file.") from None
+
+
+def bring_up_to_date(settings: Settings) -> None:
+    """Migrate the database. Raises Problem when it cannot be reached or written."""
+    try:
+        migrate(settings.sqlalchemy_url)
+    except (sa.exc.SQLAlchemyError, ValueError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise Problem(
+            f"The database {without_password(settings.sqlalchemy_url)} cannot be used: {reason}",
+            "Check REEF_DATABASE_URL (postgresql://USER:PASSWORD@HOST/NAME) and that the server runs."
+            if settings.database_url
+            else "Is the disk full, or does the file belong to another user?",
+        ) from None
+
+
+def check_broker(settings: Settings) -> None:
+    """PING the broker of REEF_REDIS_URL. Raises Problem without its password."""
+    try:
+        broker.ping(settings.redis_url, timeout_s=3.0)
+    except (redis.RedisError, ValueError) as error:
+        raise Problem(
+            f"The broker of REEF_REDIS_URL ({without_password(settings.redis_url)}) cannot be used: {error}",
+            "Check host, port and password (redis://:PASSWORD@HOST:6379/0), or unset REEF_REDIS_URL: "
+            "then coral-reef up starts a broker of its own.",
+        ) from None
+
+
+class ReefProcesses:
+    """The processes of one reef on this machine. Start it once; `stop` also undoes half a start."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        flower: bool = True,
+        prepare: Callable[[Topology], None] | None = None,
+        note: Note | None = None,
+        on_change: Callable[[Sequence[ProcessState]], None] | None = None,
+    ) -> None:
+        """`prepare` is called when the data directory is ours and before a process starts: time to fetch models.
+
+        `note` is called with a sentence after each step, `on_change` (in another thread) when a process changes.
+        """
+        exposed = not is_loopback(settings.host)
+        self.settings = settings.changed(require_api_key=settings.require_api_key or exposed)
+        """Complete after `start`: URLs of the broker and of Flower are filled in."""
+        self.flower: FlowerLogin | None = None
+        self._with_flower = flower
+        self._prepare = prepare or (lambda _: None)
+        self._note = note or (lambda _: None)
+        self._on_change = on_change or (lambda _: None)
+        self._directory = DataDirectory(settings.data_dir)
+        self._supervisor: Supervisor | None = None
+        self._started_at = time.time()
+        self._status_key = ""
+
+    # --- the start, step by step -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start everything; returns when broker and database serve and the rest is starting.
+
+        Raises Problem with what to do. Call `stop` afterwards in any case.
+        """
+        topology = read_topology(self.settings)
+        ended = self._directory.acquire()
+        if ended:
+            self._note(f"Ended {len(ended)} processes that an earlier start had left behind")
+        self._check_port()
+        self._prepare(topology)
+        self._start_broker()
+        bring_up_to_date(self.settings)
+        self._note("Database is up to date")
+        self._make_status_key()
+        self._prepare_flower()
+        self._start_rest(topology)
+
+    def _check_port(self) -> None:
+        host, port = self.settings.host, self.settings.port
+        try:
+            free = broker.port_is_free(port, host)
+        except OSError as error:
+            raise Problem(f"Cannot listen on {host}: {error}", "--host takes an address of this machine.") from None
+        if not free:
+            raise Problem(
+                f"Port {port} on {host} is taken, or {host} is no address of this machine.",
+                f"Stop the program that listens there (ss -ltnp 'sport = :{port}' names it), "
+                f"or choose another port: --port {broker.free_port()} or REEF_PORT.",
+            )
+
+    def _start_broker(self) -> None:
+        if self.settings.redis_url:
+            check_broker(self.settings)
+            self._supervise([])
+            self._note("Broker of REEF_REDIS_URL answers")
+            return
+        for attempt in range(1, BROKER_STARTS_MAX + 1):
+            try:
+                endpoint, argv = broker.prepare(self._directory.broker)
+                supervisor = self._supervise([endpoint.password])
+                probe = functools.partial(broker.answers, endpoint.url)
+                supervisor.start(self._spec("broker", argv, probe, phase=2))
+                supervisor.wait_ready("broker", BROKER_READY_S)
+            except broker.BrokerError as error:
+                raise Problem(str(error)) from None
+            except ProcessFailed as error:
+                supervisor.close()
+                self._supervisor = None
+                # another program may have taken the port between the look and the bind
+                if attempt == BROKER_STARTS_MAX or broker.port_is_free(endpoint.port):
+                    raise Problem(str(error), "Is the disk full? `coral-reef doctor` checks the machine.") from None
+            else:
+                self.settings = self.settings.changed(redis_url=endpoint.url)
+                self._note(f"Broker runs on port {endpoint.port}")
+                return
+
+    def _supervise(self, more_secrets: Sequence[str]) -> Supervisor:
+        settings = self.settings
+        known = [*more_secrets, settings.remote_api_key, _password_of(settings.redis_url)]
+        known.append(_password_of(settings.database_url))
+        if self._with_flower:
+            self.flower = FlowerLogin("", "reef", secrets.token_urlsafe(24))
+            known.append(self.flower.password)
+        self._supervisor = Supervisor(
+            self._directory.logs,
+            secrets=[secret for secret in known if len(secret) >= SECRET_CHARACTERS_MIN],
+            on_change=self._changed,
+        )
+        return self._supervisor
+
+    def _make_status_key(self) -> None:
+        """A reef that asks for keys asks `status` too; its key is made once and kept where only this user reads."""
+        if not self.settings.require_api_key:
+            return
+        database = Database(self.settings.sqlalchemy_url)
+        try:
+            self._status_key = self._directory.read_status_key()
+            if access.verify_key(database, self._status_key) is None:
+                self._status_key, _ = access.create_key(database, STATUS_KEY_NAME)
+                self._directory.write_status_key(self._status_key)
+        finally:
+            database.dispose()
+
+    def _prepare_flower(self) -> None:
+        if self.flower is None:
+            return
+        port = broker.free_port(avoid=[self.settings.port])
+        self.flower = FlowerLogin(f"http://{broker.LOOPBACK}:{port}", self.flower.user, self.flower.password)
+        self._directory.write_flower(self.flower)
+        self.settings = self.settings.changed(flower_url=self.flower.url)
+
+    def _start_rest(self, topology: Topology) -> None:
+        supervisor = self._running()
+        supervisor.start(self._spec("web", _python("app.serve"), self.web_is_ready, grace_s=WEB_GRACE_S))
+        for pool, device in local_devices(topology):
+            supervisor.start(self.worker_spec(pool, device))
+        supervisor.start(self._spec("sweeper", _python("workers.sweeper"), phase=1))
+        if self.flower is not None:
+            supervisor.start(self._flower_spec(self.flower))
+
+    def worker_spec(self, pool: Pool, device: Device) -> ProcessSpec:
+        """How the worker of one device is run."""
+        node = pool.node(device)
+        argv = _python("workers.main", "--pool", pool.name, "--device", device.name)
+        return ProcessSpec(
+            name=node,
+            argv=argv,
+            environment=self._environment(node=node),
+            directory=CODE,
+            on_exit=lambda report: self._hand_back(node, report),
+            stop_grace_s=pool.limits.drain_s + WORKER_GRACE_EXTRA_S,
+        )
+
+    def _flower_spec(self, login: FlowerLogin) -> ProcessSpec:
+        address = httpx.URL(login.url)
+        # by environment: a command line can be read by every user of the machine
+        environment = self._environment() | {
+            "FLOWER_ADDRESS": address.host,
+            "FLOWER_PORT": str(address.port),
+            "FLOWER_BASIC_AUTH": f"{login.user}:{login.password}",
+        }
+        argv = _python("celery", "-A", "tasks.celery_app", "flower")
+        return ProcessSpec("flower", argv, environment, CODE, stop_phase=1, stop_grace_s=SMALL_GRACE_S)
+
+    def _spec(
+        self,
+        name: str,
+        argv: Sequence[str],
+        probe: Callable[[], bool] | None = None,
+        *,
+        phase: int = 0,
+        grace_s: float = SMALL_GRACE_S,
+    ) -> ProcessSpec:
+        return ProcessSpec(name, argv, self._environment(), CODE, probe, stop_phase=phase, stop_grace_s=grace_s)
+
+    def _environment(self, **fields: str) -> dict[str, str]:
+        quiet = {"PYTHONUNBUFFERED": "1"}
+        return inherited_environment() | quiet | self.settings.changed(**fields).environment()
+
+    def _hand_back(self, node: str, report: ExitReport) -> None:
+        """The jobs of a dead worker go back to their queue before its successor asks for jobs."""
+        from workers.recovery import recover_node
+
+        recover_node(self.settings, node)
+
+    # --- while it runs -----------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Where a person opens the chat page."""
+        return base_url(self.settings)
+
+    @property
+    def client_headers(self) -> dict[str, str]:
+        """What a request to this reef needs: a key where the reef asks for keys."""
+        return {"Authorization": f"Bearer {self._status_key}"} if self._status_key else {}
+
+    def web_is_ready(self) -> bool:
+        """Whether /readyz is green."""
+        try:
+            with httpx.Client(trust_env=False, timeout=PROBE_TIMEOUT_S) as client:
+                return client.get(f"{self.url}/readyz", headers=self.client_headers).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Wait until /readyz is green and no local device is loading. Raises Problem with the reason."""
+        for _ in self.devices_while_starting(timeout_s):
+            pass
+
+    def devices_while_starting(self, timeout_s: float) -> Iterator[list[dict[str, object]]]:
+        """Yields the local devices' reports (as in /api/v1/system/status) until all are ready or have failed.
+
+        One broken device of several does not stop the others; when none can serve, Problem says why.
+        """
+        try:
+            self._running().wait_ready("web", timeout_s)
+        except ProcessFailed as error:
+            raise Problem(str(error)) from None
+        wanted = {pool.node(device) for pool, device in local_devices(read_topology(self.settings))}
+        deadline = time.monotonic() + timeout_s
+        while True:
+            devices = [device for device in self._device_reports() if device["node"] in wanted]
+            ready = {device["node"] for device in devices if device["state"] in ("ready", "busy")}
+            yield devices
+            failed = self.crashing(wanted) - ready
+            if wanted and failed == wanted:
+                raise Problem("\n".join(self._running().explain(node) for node in sorted(failed)))
+            if wanted <= ready | failed:
+                return
+            if time.monotonic() > deadline:
+                missing = ", ".join(sorted(wanted - ready - failed))
+                raise Problem(
+                    f"Not ready within {timeout_s:.0f} s: {missing}.", f"Their logs are in {self._directory.logs}."
+                )
+            time.sleep(READY_POLL_S)
+
+    def crashing(self, names: Collection[str]) -> set[str]:
+        """Those of the processes that die again and again; their reason is at the end of their logs."""
+        return {state.name for state in self.states() if state.name in names and state.restarts >= CRASHES_MIN}
+
+    def _device_reports(self) -> list[dict[str, object]]:
+        try:
+            with httpx.Client(trust_env=False, timeout=PROBE_TIMEOUT_S, headers=self.client_headers) as client:
+                status = client.get(f"{self.url}/api/v1/system/status").raise_for_status().json()
+        except httpx.HTTPError:
+            return []
+        return [device for pool in status["pools"] for device in pool["devices"]]
+
+    def states(self) -> list[ProcessState]:
+        """All processes, in the order they were started."""
+        return self._running().states()
+
+    def pids(self) -> dict[str, int]:
+        """Numbers of the running processes by name: broker, web, sweeper, flower, and each worker by its node."""
+        return self._running().pids()
+
+    def kill(self, name: str, signum: int = 9) -> int:
+        """Send a signal to one process; returns the number it had. The supervisor restarts what dies."""
+        return self._running().kill(name, signum)
+
+    def stop(self, *, timeout_s: float | None = None) -> None:
+        """Stop all: web and workers finish what runs, then sweeper and Flower, the broker last.
+
+        `timeout_s` shortens every process's grace. Safe to call twice and after a failed start.
+        """
+        supervisor = self._supervisor
+        if supervisor is not None:
+            supervisor.stop_all(timeout_s=timeout_s)
+            supervisor.close()
+            self._supervisor = None
+        self._directory.release()
+
+    def _running(self) -> Supervisor:
+        if self._supervisor is None:
+            raise RuntimeError("the reef is not started")
+        return self._supervisor
+
+    def _changed(self, states: Sequence[ProcessState]) -> None:
+        self._directory.write_run_file(self.url, self._started_at, states)
+        self._on_change(states)
+
+
+def base_url(settings: Settings) -> str:
+    """The address under which this machine reaches the web process."""
+    host = {"0.0.0.0": broker.LOOPBACK, "": broker.LOOPBACK, "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return f"http://{host}:{settings.port}"
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def _password_of(url: str) -> str:
+    with contextlib.suppress(sa.exc.ArgumentError, ValueError):
+        return sa.make_url(url).password or ""
+    return ""

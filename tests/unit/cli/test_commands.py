@@ -1,0 +1,109 @@
+"""The small commands: keys, config show, doctor. They answer in words a person can act on and hide what is secret."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cli.config import public_text
+from cli.main import main
+from cli.options import without_password
+from reef.access import verify_key
+from reef.records.database import Database
+from reef.settings import Settings
+from workers import broker
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A reef of its own: data directory, free port, a queues.yaml without devices."""
+    (tmp_path / "queues.yaml").write_text("version: 1\npools:\n  chat: {queue: chat, devices: []}\n")
+    for name in Settings.__struct_fields__:
+        monkeypatch.delenv(f"REEF_{name.upper()}", raising=False)
+    monkeypatch.setenv("REEF_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("REEF_QUEUES_FILE", str(tmp_path / "queues.yaml"))
+    monkeypatch.setenv("REEF_PORT", str(broker.free_port()))
+    return tmp_path / "data"
+
+
+def coral_reef(*arguments: str) -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(main, list(arguments))
+
+
+def test_a_key_is_shown_once_and_can_be_revoked(data_dir: Path) -> None:
+    """The text of a key is nowhere after its creation; a revoked key opens nothing."""
+    made = coral_reef("keys", "create", "laptop")
+    secret = made.stdout.strip()
+    database = Database(f"sqlite:///{data_dir / 'reef.db'}")
+    key = verify_key(database, secret)
+    assert key is not None
+    assert key.name == "laptop"
+    listed = coral_reef("keys", "list").output
+    assert key.id in listed
+    assert "laptop" in listed
+    assert secret not in listed
+    assert secret.encode() not in (data_dir / "reef.db").read_bytes()
+    assert coral_reef("keys", "revoke", key.id).exit_code == 0
+    assert verify_key(database, secret) is None
+    database.dispose()
+    again = coral_reef("keys", "revoke", "nonsense")
+    assert (again.exit_code, "There is no API key nonsense" in again.output) == (1, True)
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_config_show_lists_every_setting_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every variable is there, with where its value comes from."""
+    monkeypatch.setenv("REEF_REMOTE_API_KEY", "sk-hunter2")
+    monkeypatch.setenv("REEF_REDIS_URL", "redis://:hunter2@broker:6379/0")
+    output = coral_reef("config", "show").output
+    for name in Settings.__struct_fields__:
+        assert f"REEF_{name.upper()}" in output
+    assert "hunter2" not in output
+    assert re.search(r"REEF_REDIS_URL\s+redis://\*\*\*@broker:6379/0\s+set", output)
+    assert re.search(r"REEF_HOST\s+127.0.0.1\s+default", output)
+
+
+def test_secrets_are_hidden_in_settings() -> None:
+    """A key says only that it is set; a switch is no key."""
+    assert public_text("remote_api_key", "sk-1") == "(set, not shown)"
+    assert public_text("remote_api_key", "") == ""
+    assert public_text("require_api_key", value=True) == "True"
+    assert without_password("redis://:p@ss@host/0") == "redis://***@host/0"
+
+
+def findings(result: Result) -> dict[str, dict[str, str]]:
+    """The checks of `doctor --json` by name."""
+    return {check["name"]: check for check in json.loads(result.output)["checks"]}
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_doctor_finds_this_machine_fit() -> None:
+    """On a machine that passes these tests nothing is bad, and the exit status says so."""
+    result = coral_reef("doctor", "--json")
+    assert [check for check in findings(result).values() if check["verdict"] == "bad"] == []
+    assert (result.exit_code, json.loads(result.output)["ok"]) == (0, True)
+    assert findings(result)["queues.yaml"]["verdict"] == "warning"
+    assert coral_reef("doctor").output.rstrip().endswith("Everything is in order.")
+
+
+def test_doctor_says_what_is_wrong_and_what_to_do(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several things wrong at once are all found; each has an advice; the exit status is 1."""
+    (data_dir.parent / "queues.yaml").write_text("version: 1\npools:\n  chat: {queue: Chat!}\n")
+    data_dir.write_text("a file where a directory should be")
+    monkeypatch.setenv("REEF_REDIS_URL", f"redis://:hunter2@127.0.0.1:{broker.free_port()}/0")
+    monkeypatch.setenv("REEF_DATABASE_URL", f"postgresql://reef:hunter2@127.0.0.1:{broker.free_port()}/reef")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("REEF_PORT", str(server.getsockname()[1]))
+        result = coral_reef("doctor", "--json")
+    bad = {name for name, check in findings(result).items() if check["verdict"] == "bad"}
+    assert bad >= {"queues.yaml", "data directory", "broker", "database", "port"}
+    assert all(findings(result)[name]["advice"] for name in bad)
+    assert "queues.yaml:3" in findings(result)["queues.yaml"]["text"]
+    assert "hunter2" not in result.output
+    assert result.exit_code == 1
