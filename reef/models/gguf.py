@@ -84,7 +84,8 @@ class _Reader:
     def skip(self, kind: int) -> None:
         """Pass over a value; long vocabularies are not built when nobody asked for them."""
         if kind == _STRING:
-            self.at += self.count()
+            length = self.count()  # moves `at` itself
+            self.at += length
         elif kind == _ARRAY:
             (item,) = self.take("I")
             length = self.count()
