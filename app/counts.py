@@ -1,0 +1,34 @@
+"""What this web process counts for Prometheus. The names are declared in reef/metrics.py."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+
+from reef.metrics import counter, gauge, histogram
+
+
+class WebCounts:
+    """Counters of one process and its registry."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = counter("coralreef_http_requests_total", self.registry)
+        self._seconds = histogram("coralreef_http_request_seconds", self.registry)
+        self._sockets = gauge("coralreef_websocket_connections", self.registry)
+        self._turns = counter("coralreef_turns_total", self.registry)
+        self.sockets_open = 0
+        self.streams_open = 0
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """A request was answered, or its stream began."""
+        self._requests.labels(route=route, method=method, status=str(status)).inc()
+        self._seconds.labels(route=route).observe(seconds)
+
+    def turn(self, outcome: str) -> None:
+        """A turn was accepted or refused."""
+        self._turns.labels(outcome=outcome).inc()
+
+    def socket(self, change: int) -> None:
+        """A WebSocket was opened (1) or closed (-1)."""
+        self.sockets_open += change
+        self._sockets.set(self.sockets_open)

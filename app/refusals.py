@@ -1,0 +1,160 @@
+"""What a failure means to a client: one table from exceptions to status, code and a sentence. Formats nothing.
+
+HTTP turns a Refusal into problem+json or OpenAI's error shape, the WebSocket into an `error` event.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+import msgspec
+import redis
+import sqlalchemy.exc
+from werkzeug.exceptions import HTTPException
+
+from app.listener import Closed, TooMany
+from reef.conversation.store import UnknownMessage, UnknownSession
+from reef.conversation.turns import NotEditable, PoolClosed
+from reef.ledger import LaneBusy, PoolFull, UnknownJob
+from reef.personas.store import PersonaLimit, UnknownPersona
+from tasks.dispatch import BrokerDown
+
+log = logging.getLogger(__name__)
+
+RETRY_SOON_S = 1.0
+RETRY_FULL_S = 5.0
+"""Advice to a client of a full pool whose speed is not known yet."""
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """One value that cannot be used."""
+
+    field: str
+    message: str
+
+
+class Refusal(Exception):
+    """An answer that is not what the client hoped for. `code` is for programs, `detail` for a person."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        title: str,
+        detail: str,
+        *,
+        retry_after_s: float | None = None,
+        errors: tuple[FieldError, ...] = (),
+        headers: dict[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.title, self.detail = status, code, title, detail
+        self.retry_after_s = retry_after_s
+        self.errors = errors
+        self.headers = headers or {}
+        self.members = members
+
+
+class BrokerAway(Exception):
+    """The broker does not answer: nothing can be accepted now."""
+
+
+def refusal_of(error: BaseException) -> Refusal:
+    """What this failure means to the client. One that has no meaning is logged and becomes a 500."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, HTTPException):
+        return _of_http(error)
+    if isinstance(error, msgspec.DecodeError | UnicodeDecodeError):
+        return _of_shape(error)
+    known = _of_domain(error) or _of_busy(error) or _of_outage(error)
+    if known is None:
+        log.error("a request failed", exc_info=error)
+        return Refusal(500, "internal", "Internal error", "Something went wrong here; the log has the details.")
+    return known
+
+
+def _of_domain(error: BaseException) -> Refusal | None:
+    key = str(error.args[0]) if error.args else ""
+    if isinstance(error, UnknownPersona):
+        return not_found("persona", key)
+    if isinstance(error, UnknownSession):
+        return not_found("session", key)
+    if isinstance(error, UnknownMessage):
+        return not_found("message", key)
+    if isinstance(error, UnknownJob):
+        return not_found("run", key)
+    if isinstance(error, NotEditable):
+        return Refusal(409, "not_editable", "Not possible for this message", str(error))
+    if isinstance(error, PersonaLimit):
+        return Refusal(409, "limit_reached", "Limit reached", f"{str(error)[:1].upper()}{str(error)[1:]}.")
+    return None
+
+
+def _of_busy(error: BaseException) -> Refusal | None:
+    if isinstance(error, LaneBusy):
+        detail = "A reply of this persona in this session is still being written; wait for it or stop it."
+        return Refusal(409, "session_busy", "Session busy", detail, run_id=error.job_id)
+    if isinstance(error, PoolFull):
+        wait_s = error.wait_s or RETRY_FULL_S
+        detail = f"{error.waiting} requests wait already, which is the limit; try again in {wait_s:.0f} s."
+        queue = {"pool": error.pool, "waiting": error.waiting, "wait_s": error.wait_s}
+        return Refusal(429, "pool_full", "Too many requests", detail, retry_after_s=wait_s, queue=queue)
+    if isinstance(error, TooMany):
+        return Refusal(429, "too_many", "Too many requests", str(error), retry_after_s=RETRY_SOON_S)
+    return None
+
+
+def _of_outage(error: BaseException) -> Refusal | None:
+    if isinstance(error, PoolClosed):
+        return Refusal(503, "no_device", "No device", str(error), retry_after_s=60.0)
+    if isinstance(error, BrokerDown | BrokerAway | redis.RedisError):
+        detail = "The broker does not answer, so nothing can be accepted now; try again in a moment."
+        return Refusal(503, "broker_down", "Broker down", detail, retry_after_s=RETRY_SOON_S)
+    if isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.TimeoutError | sqlalchemy.exc.InterfaceError):
+        log.warning("the database does not answer: %s", str(error).splitlines()[0])
+        detail = "The database does not answer; try again in a moment."
+        return Refusal(503, "database_down", "Database down", detail, retry_after_s=RETRY_SOON_S)
+    if isinstance(error, Closed):
+        detail = "This process is shutting down; try again in a moment."
+        return Refusal(503, "shutting_down", "Shutting down", detail, retry_after_s=RETRY_SOON_S)
+    return None
+
+
+def not_found(what: str, key: str = "") -> Refusal:
+    """Nothing has this id."""
+    shown = f" {key!r}" if key else ""
+    return Refusal(404, f"unknown_{what}", f"Unknown {what}", f"There is no {what}{shown}.")
+
+
+def _of_http(error: HTTPException) -> Refusal:
+    status = error.code or 500
+    title = error.name if status != 413 else "Content Too Large"
+    code = re.sub(r"[^a-z]+", "_", title.lower()).strip("_")
+    headers = {}
+    if allowed := getattr(error, "valid_methods", None):
+        headers["Allow"] = ", ".join(sorted(allowed))
+    return Refusal(status, code, title, error.description or title, headers=headers)
+
+
+_AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+_NAMED = re.compile(r"(?:required|unknown) field `(?P<name>[^`]+)`")
+
+
+def _of_shape(error: Exception) -> Refusal:
+    if not isinstance(error, msgspec.ValidationError):
+        return Refusal(400, "not_json", "Not JSON", f"The body is not JSON: {error}.")
+    return Refusal(
+        400, "invalid", "Invalid request", f"The request does not fit: {error}.", errors=(field_error(str(error)),)
+    )
+
+
+def field_error(message: str) -> FieldError:
+    """The field that msgspec complains about, and the complaint without its place."""
+    place = _AT.search(message)
+    named = _NAMED.search(message)
+    parts = [part for part in (place["path"] if place else "", named["name"] if named else "") if part]
+    return FieldError(".".join(parts), _AT.sub("", message))

@@ -1,0 +1,76 @@
+"""The parts of a web process, made once by the factory and found by every request."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import msgspec
+import redis
+from flask import current_app
+
+from app.counts import WebCounts
+from app.desk import Desk
+from app.markdown import Renderer
+from app.relay import Relay
+from reef.ledger import Ledger
+from reef.records.database import Database
+from reef.settings import Settings
+from reef.topology import Topology, load_topology
+from tasks.dispatch import Dispatcher
+
+EXTENSION = "coral_reef"
+DATABASE_BUSY_S = 1.0
+"""SQLite waits inside its library and holds up every greenlet: rather answer 503."""
+BROKER_TIMEOUT_S = 1.0
+CONNECTIONS_MAX = 64
+
+
+class Services(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a request may need."""
+
+    settings: Settings
+    topology: Topology
+    database: Database
+    ledger: Ledger
+    redis: redis.Redis
+    relay: Relay
+    desk: Desk
+    renderer: Renderer
+    counts: WebCounts
+
+    def close(self) -> None:
+        """Tell every client to come again and let go of the connections."""
+        self.relay.close()
+
+
+def build(settings: Settings) -> Services:
+    """Make the parts. Nothing connects before the first request. Raises TopologyError."""
+    topology = load_topology(settings.queues_file, settings.model)
+    database = Database(settings.sqlalchemy_url, busy_timeout_s=DATABASE_BUSY_S)
+    ledger = Ledger(database)
+    pool = redis.BlockingConnectionPool.from_url(
+        settings.redis_url,
+        max_connections=CONNECTIONS_MAX,
+        timeout=BROKER_TIMEOUT_S,
+        socket_timeout=BROKER_TIMEOUT_S,
+        socket_connect_timeout=BROKER_TIMEOUT_S,
+        retry=None,
+    )
+    client = redis.Redis(connection_pool=pool)
+    counts = WebCounts()
+    return Services(
+        settings=settings,
+        topology=topology,
+        database=database,
+        ledger=ledger,
+        redis=client,
+        relay=Relay(settings.redis_url, client, ledger, topology),
+        desk=Desk(ledger, topology, client, Dispatcher(settings, topology), counts.turn),
+        renderer=Renderer(),
+        counts=counts,
+    )
+
+
+def services() -> Services:
+    """The parts of the application that serves this request."""
+    return cast(Services, current_app.extensions[EXTENSION])
