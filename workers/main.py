@@ -126,6 +126,7 @@ class Worker:
             concurrency=self.pool.streams,
             # its own queue first: turns whose prompt cache this device holds
             queues=[keys.node_queue(self.pool.queue, self.settings.node), self.pool.queue],
+            quiet=True,
             loglevel=self.settings.log_level.upper(),
             without_gossip=True,
             without_mingle=True,

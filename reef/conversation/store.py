@@ -65,6 +65,19 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 _SESSION = [sessions.c[name] for name in Session.__struct_fields__]
 _MESSAGE = [messages.c[name] for name in Message.__struct_fields__]
 
+# Statements of every turn, built once: building them costs more than running them.
+_SESSION_BY_ID = sa.select(*_SESSION).where(sessions.c.id == sa.bindparam("session"))
+_TOUCH_SESSION = (
+    sessions.update().where(sessions.c.id == sa.bindparam("session")).values(updated_at=sa.bindparam("now"))
+)
+_INSERT_SESSION, _INSERT_MESSAGE = sessions.insert(), messages.insert()
+_HISTORY = (
+    sa.select(*_MESSAGE)
+    .where(messages.c.session_id == sa.bindparam("session"), ~messages.c.superseded)
+    .order_by(messages.c.number.desc())
+    .limit(HISTORY_MAX)
+)
+
 
 def create_session(
     connection: sa.Connection, persona_id: str, session_id: str | None = None, title: str = ""
@@ -74,13 +87,13 @@ def create_session(
     session = Session(
         id=session_id or uuid.uuid4().hex, title=title, persona_id=persona_id, created_at=now, updated_at=now
     )
-    connection.execute(sessions.insert().values(msgspec.structs.asdict(session)))
+    connection.execute(_INSERT_SESSION, msgspec.structs.asdict(session))
     return session
 
 
 def find_session(connection: sa.Connection, session_id: str) -> Session:
     """The session of that id. Raises UnknownSession."""
-    row = connection.execute(sa.select(*_SESSION).where(sessions.c.id == session_id)).mappings().first()
+    row = connection.execute(_SESSION_BY_ID, {"session": session_id}).mappings().first()
     if row is None:
         raise UnknownSession(session_id)
     return Session(**row)
@@ -136,8 +149,8 @@ def add_message(connection: sa.Connection, message: Message) -> None:
     for name in ("usage", "metrics"):
         if values[name] is not None:
             values[name] = msgspec.json.encode(values[name]).decode()
-    connection.execute(messages.insert().values(values))
-    connection.execute(sessions.update().where(sessions.c.id == message.session_id).values(updated_at=time.time()))
+    connection.execute(_INSERT_MESSAGE, values)
+    connection.execute(_TOUCH_SESSION, {"session": message.session_id, "now": time.time()})
 
 
 def new_message(session_id: str, role: str, content: str, **fields: Any) -> Message:
@@ -156,13 +169,8 @@ def find_message(connection: sa.Connection, message_id: str) -> Message:
 
 def history(connection: sa.Connection, session_id: str) -> list[Message]:
     """The messages of a session that count, oldest first."""
-    query = (
-        sa.select(*_MESSAGE)
-        .where(messages.c.session_id == session_id, ~messages.c.superseded)
-        .order_by(messages.c.number.desc())
-        .limit(HISTORY_MAX)
-    )
-    return [_message(row) for row in connection.execute(query).mappings()][::-1]
+    rows = connection.execute(_HISTORY, {"session": session_id}).mappings()
+    return [_message(row) for row in rows][::-1]
 
 
 def supersede_from(connection: sa.Connection, message: Message) -> None:

@@ -74,7 +74,8 @@ class Turns:
                     connection.execute(sessions.delete().where(sessions.c.id == session_id))
                 return turn
             store.add_message(connection, prompt)
-            self._title_if_untitled(connection, session_id, text)
+            if not new_session:
+                self._title_if_untitled(connection, session_id, text)
         return msgspec.structs.replace(turn, new_session=new_session)
 
     def regenerate(self, message_id: str) -> Turn:

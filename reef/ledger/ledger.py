@@ -23,6 +23,65 @@ RECENT_JOBS = 20
 """Estimates of waiting time rest on this many of a pool's last jobs."""
 
 _RECORD = [jobs.c[name] for name in JobRecord.__struct_fields__]
+
+# Statements of every turn, built once: building them costs more than running them.
+_BY_ID = sa.select(*_RECORD).where(jobs.c.id == sa.bindparam("job_id"))
+_BY_KEY = sa.select(*_RECORD).where(jobs.c.idempotency_key == sa.bindparam("key"))
+_LANE_HOLDER = sa.select(jobs.c.id).where(jobs.c.lane == sa.bindparam("of_lane"), jobs.c.state.in_(ACTIVE_STATES))
+_BY_STATE = (
+    sa.select(jobs.c.state, sa.func.count())
+    .where(jobs.c.pool == sa.bindparam("of_pool"), jobs.c.state.in_(ACTIVE_STATES))
+    .group_by(jobs.c.state)
+)
+_RECENT = (
+    sa.select((jobs.c.finished_at - jobs.c.started_at).label("seconds"))
+    .where(jobs.c.pool == sa.bindparam("of_pool"), jobs.c.state == "done")
+    .order_by(jobs.c.created_at.desc())
+    .limit(RECENT_JOBS)
+    .subquery()
+)
+_JOB_SECONDS = sa.select(sa.func.avg(_RECENT.c.seconds))
+_INSERT = jobs.insert()
+_NOW, _LEASE = sa.bindparam("now", type_=sa.Double), sa.bindparam("lease", type_=sa.Double)
+_CLAIM = (
+    jobs.update()
+    .where(
+        jobs.c.id == sa.bindparam("job_id"),
+        jobs.c.attempts < jobs.c.attempts_max,
+        jobs.c.deadline_at > _NOW,
+        ~jobs.c.stop_requested,
+        sa.or_(
+            sa.and_(jobs.c.state == "queued", jobs.c.not_before <= _NOW),
+            sa.and_(jobs.c.state == "running", jobs.c.lease_until < _NOW),
+        ),
+    )
+    .values(
+        state="running",
+        owner=sa.bindparam("new_owner"),
+        token=jobs.c.token + 1,
+        attempts=jobs.c.attempts + 1,
+        lease_until=_LEASE,
+        started_at=_NOW,
+    )
+    .returning(*_RECORD)
+)
+_MINE = sa.and_(
+    jobs.c.id == sa.bindparam("job_id"), jobs.c.token == sa.bindparam("my_token"), jobs.c.state == "running"
+)
+_RENEW = jobs.update().where(_MINE).values(lease_until=_LEASE)
+_FINISH = (
+    jobs.update()
+    .where(_MINE)
+    .values(
+        state=sa.bindparam("new_state"),
+        finished_at=_NOW,
+        result=sa.bindparam("new_result"),
+        error=sa.bindparam("new_error"),
+    )
+)
+_STOPS = sa.select(jobs.c.id).where(
+    jobs.c.owner == sa.bindparam("of_owner"), jobs.c.state == "running", jobs.c.stop_requested
+)
 Within = Callable[[sa.Connection], None]
 
 
@@ -52,53 +111,31 @@ class Ledger:
         values = _row(new, now)
         try:
             with connection.begin_nested() if connection.dialect.name == "postgresql" else nullcontext():
-                connection.execute(jobs.insert().values(values))
+                connection.execute(_INSERT, values)
         except IntegrityError:  # PostgreSQL: another transaction was faster; SQLite writes one at a time
             if new.idempotency_key and (known := self._by_key(connection, new.idempotency_key)):
                 return known
             if new.lane and (busy := self._lane_holder(connection, new.lane)):
                 raise LaneBusy(busy) from None
             raise
-        return self._get(connection, values["id"])
+        return as_record({name: values.get(name) for name in JobRecord.__struct_fields__})
 
     def _by_key(self, connection: sa.Connection, key: str) -> JobRecord | None:
-        row = connection.execute(sa.select(*_RECORD).where(jobs.c.idempotency_key == key)).mappings().first()
+        row = connection.execute(_BY_KEY, {"key": key}).mappings().first()
         return as_record(row) if row else None
 
     @staticmethod
     def _lane_holder(connection: sa.Connection, lane: str) -> str | None:
-        query = sa.select(jobs.c.id).where(jobs.c.lane == lane, jobs.c.state.in_(ACTIVE_STATES))
-        return connection.execute(query).scalar()
+        return connection.execute(_LANE_HOLDER, {"of_lane": lane}).scalar()
 
     # --- a worker's side
 
     def claim(self, job_id: str, owner: str, lease_s: float) -> Claim | None:
         """Take the job, or None where it is taken, over, not due, or was stopped."""
         now = self.clock()
-        due = sa.and_(jobs.c.state == "queued", jobs.c.not_before <= now)
-        orphaned = sa.and_(jobs.c.state == "running", jobs.c.lease_until < now)
-        update = (
-            jobs.update()
-            .where(
-                jobs.c.id == job_id,
-                jobs.c.attempts < jobs.c.attempts_max,
-                jobs.c.deadline_at > now,
-                ~jobs.c.stop_requested,
-                sa.or_(due, orphaned),
-            )
-            .values(
-                state="running",
-                owner=owner,
-                token=jobs.c.token + 1,
-                attempts=jobs.c.attempts + 1,
-                lease_until=now + lease_s,
-                started_at=now,
-                error=None,
-            )
-            .returning(*_RECORD)
-        )
+        values = {"job_id": job_id, "now": now, "lease": now + lease_s, "new_owner": owner}
         with self.database.write() as connection:
-            row = connection.execute(update).mappings().first()
+            row = connection.execute(_CLAIM, values).mappings().first()
         if row is None:
             return None
         record = as_record(row)
@@ -113,17 +150,15 @@ class Ledger:
         now = self.clock()
         with self.database.write() as connection:
             for claim in claims:
-                mine = self._mine(claim)
-                done = connection.execute(jobs.update().where(mine).values(lease_until=now + lease_s))
+                done = connection.execute(_RENEW, _mine(claim) | {"lease": now + lease_s})
                 if done.rowcount != 1:
                     lost.add(claim.job.id)
         return lost
 
     def stops(self, owner: str) -> set[str]:
         """Ids of this owner's running jobs that somebody asked to stop."""
-        query = sa.select(jobs.c.id).where(jobs.c.owner == owner, jobs.c.state == "running", jobs.c.stop_requested)
         with self.database.read() as connection:
-            return set(connection.execute(query).scalars())
+            return set(connection.execute(_STOPS, {"of_owner": owner}).scalars())
 
     def finish(
         self,
@@ -138,14 +173,14 @@ class Ledger:
 
         False, and no effect, where the claim was lost: a fenced-off worker can write nothing.
         """
-        values: dict[str, Any] = {
-            "state": state,
-            "finished_at": self.clock(),
-            "result": None if result is None else as_json(result),
-            "error": error,
+        values = {
+            "new_state": state,
+            "now": self.clock(),
+            "new_result": None if result is None else as_json(result),
+            "new_error": error,
         }
         with self.database.write() as connection:
-            done = connection.execute(jobs.update().where(self._mine(claim)).values(values))
+            done = connection.execute(_FINISH, _mine(claim) | values)
             if done.rowcount != 1:
                 return False
             if within is not None:
@@ -159,18 +194,14 @@ class Ledger:
         values: dict[str, Any] = {"state": "dead" if dead else "queued", "error": error, "owner": None}
         values |= {"finished_at": now} if dead else {"not_before": now + delay_s, "sent_at": 0.0}
         with self.database.write() as connection:
-            done = connection.execute(jobs.update().where(self._mine(claim)).values(values))
+            done = connection.execute(jobs.update().where(_MINE).values(values), _mine(claim))
         return values["state"] if done.rowcount == 1 else "lost"
 
     def hand_back(self, claim: Claim) -> bool:
         """Give the job back unharmed (a worker that stops): the attempt does not count."""
         values = {"state": "queued", "owner": None, "sent_at": 0.0, "attempts": jobs.c.attempts - 1}
         with self.database.write() as connection:
-            return connection.execute(jobs.update().where(self._mine(claim)).values(values)).rowcount == 1
-
-    @staticmethod
-    def _mine(claim: Claim) -> sa.ColumnElement[bool]:
-        return sa.and_(jobs.c.id == claim.job.id, jobs.c.token == claim.token, jobs.c.state == "running")
+            return connection.execute(jobs.update().where(_MINE).values(values), _mine(claim)).rowcount == 1
 
     # --- everybody's side
 
@@ -214,7 +245,7 @@ class Ledger:
 
     @staticmethod
     def _get(connection: sa.Connection, job_id: str) -> JobRecord:
-        row = connection.execute(sa.select(*_RECORD).where(jobs.c.id == job_id)).mappings().first()
+        row = connection.execute(_BY_ID, {"job_id": job_id}).mappings().first()
         if row is None:
             raise UnknownJob(job_id)
         return as_record(row)
@@ -236,20 +267,8 @@ class Ledger:
 
     @staticmethod
     def _load(connection: sa.Connection, pool: str) -> PoolLoad:
-        by_state = (
-            sa.select(jobs.c.state, sa.func.count())
-            .where(jobs.c.pool == pool, jobs.c.state.in_(ACTIVE_STATES))
-            .group_by(jobs.c.state)
-        )
-        counts: dict[str, int] = dict(connection.execute(by_state).all())
-        recent = (
-            sa.select((jobs.c.finished_at - jobs.c.started_at).label("seconds"))
-            .where(jobs.c.pool == pool, jobs.c.state == "done")
-            .order_by(jobs.c.created_at.desc())
-            .limit(RECENT_JOBS)
-            .subquery()
-        )
-        seconds = connection.execute(sa.select(sa.func.avg(recent.c.seconds))).scalar()
+        counts: dict[str, int] = dict(connection.execute(_BY_STATE, {"of_pool": pool}).all())
+        seconds = connection.execute(_JOB_SECONDS, {"of_pool": pool}).scalar()
         return PoolLoad(counts.get("queued", 0), counts.get("running", 0), seconds)
 
     def positions(self, pool: str) -> dict[str, int]:
@@ -304,6 +323,10 @@ class Ledger:
             connection.execute(jobs.update().where(jobs.c.id == job_id).values(sent_at=self.clock()))
 
 
+def _mine(claim: Claim) -> dict[str, Any]:
+    return {"job_id": claim.job.id, "my_token": claim.token}
+
+
 def free(connection: sa.Connection, which: sa.ColumnElement[bool], now: float, reason: str) -> None:
     """Running jobs whose worker is gone: stopped ones end, exhausted ones are buried, the rest wait again."""
     ended = {"finished_at": now, "owner": None}
@@ -326,7 +349,11 @@ def _row(new: NewJob, now: float) -> dict[str, Any]:
         "session_id": new.session_id,
         "lane": new.lane,
         "idempotency_key": new.idempotency_key,
+        "token": 0,
+        "attempts": 0,
         "attempts_max": new.attempts_max,
+        "stop_requested": False,
+        "not_before": 0.0,
         "created_at": now,
         "deadline_at": now + new.deadline_s,
         "sent_at": now,  # the caller sends the first hint right after its commit

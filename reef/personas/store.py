@@ -75,6 +75,14 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 _COLUMNS = [personas.c[name] for name in Persona.__struct_fields__]
+# built once: building a statement costs more than running it
+_BY_ID = sa.select(*_COLUMNS).where(personas.c.id == sa.bindparam("persona"))
+_RECALL = (
+    sa.select(*[memories.c[name] for name in Memory.__struct_fields__])
+    .where(memories.c.persona_id == sa.bindparam("persona"))
+    .order_by(memories.c.created_at.desc())
+    .limit(sa.bindparam("most"))
+)
 
 
 def install_builtin(database: Database) -> int:
@@ -103,7 +111,7 @@ def get_persona(database: Database, persona_id: str) -> Persona:
 
 def find_persona(connection: sa.Connection, persona_id: str) -> Persona:
     """The persona of that id, within the caller's transaction. Raises UnknownPersona."""
-    row = connection.execute(sa.select(*_COLUMNS).where(personas.c.id == persona_id)).mappings().first()
+    row = connection.execute(_BY_ID, {"persona": persona_id}).mappings().first()
     if row is None:
         raise UnknownPersona(persona_id)
     return Persona(**row)
@@ -149,10 +157,8 @@ def remember(database: Database, persona_id: str, text: str) -> Memory:
 
 def recall(database: Database, persona_id: str, limit: int) -> list[Memory]:
     """A persona's latest memories, newest first."""
-    columns = [memories.c[name] for name in Memory.__struct_fields__]
-    query = sa.select(*columns).where(memories.c.persona_id == persona_id)
     with database.read() as connection:
-        rows = connection.execute(query.order_by(memories.c.created_at.desc()).limit(limit)).mappings()
+        rows = connection.execute(_RECALL, {"persona": persona_id, "most": limit}).mappings()
         return [Memory(**row) for row in rows]
 
 
