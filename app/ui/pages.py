@@ -35,13 +35,15 @@ ASSET_MAX_AGE_S: Final = 365 * 24 * 3600
 ACCEPTS_KEY: Final = "coral_reef_accepts_key"
 """Name in `app.extensions` of the function that says whether an API key is valid; the login form asks it."""
 
-CONTENT_SECURITY_POLICY: Final = "; ".join((
-    "default-src 'self'",
-    "object-src 'none'",
-    "base-uri 'none'",
-    "form-action 'self'",
-    "frame-ancestors 'none'",
-))
+CONTENT_SECURITY_POLICY: Final = "; ".join(
+    (
+        "default-src 'self'",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    )
+)
 """No inline script or style, nothing from elsewhere: pictures in a reply cannot call home either."""
 
 PAGE_HEADERS: Final = {

@@ -105,10 +105,29 @@ export async function copyWithTick(button, text) {
   }, TICK_MS);
 }
 
+const drawn = new Map();
+const DRAWN_MAX = 500;
+
+/** Whether this browser has a picture for an emoji: drawn in black, a picture has colours and an empty box has none. */
+function drawable(emoji) {
+  if (!drawn.has(emoji) && drawn.size < DRAWN_MAX) {
+    const canvas = h("canvas", { width: 24, height: 24 });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.font = `20px ${getComputedStyle(document.body).fontFamily}`;
+    context.textBaseline = "top";
+    context.fillText(emoji, 0, 2);
+    const { data } = context.getImageData(0, 0, 24, 24);
+    drawn.set(emoji, data.some((value, index) => index % 4 !== 3 && value > 0));
+  }
+  return drawn.get(emoji) ?? false;
+}
+
 /** The round face of a persona: an emoji or one or two letters on its colour. */
 export function avatar(persona, size = "") {
-  const text = (persona?.avatar || persona?.name?.slice(0, 1) || "·").trim();
-  const emoji = /\p{Extended_Pictographic}/u.test(text);
+  const initial = persona?.name?.trim().slice(0, 1).toUpperCase() || "·";
+  const chosen = persona?.avatar?.trim() || initial;
+  const emoji = /\p{Extended_Pictographic}/u.test(chosen) && drawable(chosen);
+  const text = emoji || !/\p{Extended_Pictographic}/u.test(chosen) ? chosen : initial;
   const style = /^#[0-9a-f]{6}$/i.test(persona?.color ?? "") ? { "--persona": persona.color } : {};
   return h("span", { class: `avatar ${size} ${emoji ? "emoji" : ""}`, "aria-hidden": "true", style }, text);
 }

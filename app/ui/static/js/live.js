@@ -10,6 +10,7 @@ const PONG_WITHIN_MS = 8_000;
 const OPEN_WITHIN_MS = 6_000;
 const FAILURES_BEFORE_SSE = 2;
 const SOCKET_AGAIN_MS = 60_000;
+const SESSIONS_WATCHED_MAX = 12;
 const FINAL = new Set(["done", "stopped", "error"]);
 const EVENT_TYPES = ["queued", "started", "typing", "token", "restarted", "resumed", "done", "stopped", "error", "emotion", "tool_call", "citation"];
 
@@ -22,6 +23,7 @@ export class Live {
     this.runs = new Map();
     this.sources = new Map();
     this.watched = null;
+    this.watchedHere = new Set();
     this.failures = 0;
     this.socket = null;
     this.everOpen = false;
@@ -39,7 +41,22 @@ export class Live {
   watch(sessionId) {
     if (this.watched === sessionId) return;
     this.watched = sessionId;
-    if (sessionId) this.#send({ type: "watch", session_id: sessionId });
+    if (!sessionId || this.watchedHere.has(sessionId) || this.socket?.readyState !== WebSocket.OPEN) return;
+    // a connection may watch only so many sessions and cannot leave one: begin a new connection in time
+    if (this.watchedHere.size >= SESSIONS_WATCHED_MAX) this.#renew();
+    else this.#sendWatch();
+  }
+
+  #sendWatch() {
+    this.watchedHere.add(this.watched);
+    this.#send({ type: "watch", session_id: this.watched });
+  }
+
+  #renew() {
+    const old = this.socket;
+    this.#leave();
+    this.#open();
+    old.close();
   }
 
   /** Hear this run from where it was last heard, now and after every reconnect, until it ends. */
@@ -66,7 +83,7 @@ export class Live {
     const socket = new WebSocket(address);
     this.socket = socket;
     this.timers.open = setTimeout(() => socket.close(), OPEN_WITHIN_MS);
-    socket.onopen = () => this.#opened();
+    socket.onopen = () => socket === this.socket && this.#opened();
     socket.onmessage = (message) => this.#received(socket, message.data);
     socket.onclose = () => this.#closed(socket);
   }
@@ -76,7 +93,8 @@ export class Live {
     this.everOpen = true;
     for (const source of this.sources.values()) source.close();
     this.sources.clear();
-    if (this.watched) this.#send({ type: "watch", session_id: this.watched });
+    this.watchedHere.clear();
+    if (this.watched) this.#sendWatch();
     for (const run of this.runs.values()) this.#send({ type: "resume", run_id: run.id, last_seq: run.cursor });
     this.timers.ping = setInterval(() => this.#ping(), PING_EVERY_MS);
     this.#become("open");
@@ -106,17 +124,21 @@ export class Live {
 
   #closed(socket) {
     if (socket !== this.socket) return;
-    this.socket = null;
+    this.#leave();
     socket.close();
-    clearTimeout(this.timers.open);
-    clearTimeout(this.timers.pong);
-    clearInterval(this.timers.ping);
-    this.timers.pong = null;
     this.failures += 1;
     if (this.failures >= FAILURES_BEFORE_SSE) this.#fallBack();
     else if (this.state !== "sse") this.#become("lost");
     const wait = this.state === "sse" && !this.everOpen ? SOCKET_AGAIN_MS : this.#backoffMs();
     this.timers.retry = setTimeout(() => this.#open(), wait);
+  }
+
+  #leave() {
+    this.socket = null;
+    clearTimeout(this.timers.open);
+    clearTimeout(this.timers.pong);
+    clearInterval(this.timers.ping);
+    this.timers.pong = null;
   }
 
   /** Exponential with full jitter, so that a thousand pages do not come back in the same instant. */

@@ -2,6 +2,7 @@
 //
 // Events may come twice (a resume overlaps what was already heard) or late; each is known by its `seq`, and the text
 // is whatever the tokens since the last restart say in the order of their `seq`. So nothing doubles and nothing is lost.
+// Words that come before the server confirmed our first resume are passed over: the resume tells them again, in order.
 
 export const FINAL_PHASES = new Set(["done", "stopped", "error"]);
 
@@ -29,6 +30,7 @@ export class Run {
     this.textFrom = 0;
     this.highest = 0;
     this.synced = false;
+    this.knownAt = performance.now();
   }
 
   get final() {
@@ -57,7 +59,7 @@ export class Run {
   }
 
   #token(seq, content) {
-    if (seq <= this.textFrom || this.tokens.has(seq)) return "";
+    if (!this.synced || seq <= this.textFrom || this.tokens.has(seq)) return "";
     this.tokens.set(seq, content);
     const late = seq < this.highest && this.tokens.size > 1;
     this.highest = Math.max(this.highest, seq);

@@ -9,6 +9,7 @@ const STREAM_DOTS_MAX = 16;
 const STATES = { loading: "Loading", ready: "Ready", busy: "Busy", draining: "Draining", failed: "Failed" };
 
 let answeredAt = 0;
+let version = "";
 
 function fact(term, value, { aside = "", trouble = false, href = "" } = {}) {
   const shown = href ? h("a", { href, target: "_blank", rel: "noopener" }, value) : value;
@@ -24,7 +25,6 @@ function facts(status) {
     fact("Broker", status.broker === "ok" ? "In order" : "Down", { trouble: status.broker !== "ok" }),
     fact("Database", { sqlite: "SQLite", postgresql: "PostgreSQL" }[status.database] ?? status.database),
     status.flower_url ? fact("Tasks", "Open Flower", { href: status.flower_url }) : null,
-    fact("Version", status.version),
   ].filter(Boolean);
 }
 
@@ -81,7 +81,7 @@ function pool(entry) {
 
 function tellFreshness() {
   const ago = Math.round((Date.now() - answeredAt) / 1000);
-  byId("freshness").textContent = answeredAt === 0 ? "Asking the reef…" : ago <= EVERY_MS / 1000 + 1 ? "Live" : `Last answer ${ago} s ago`;
+  byId("freshness").textContent = answeredAt === 0 ? "Asking the reef…" : ago <= EVERY_MS / 1000 + 1 ? `Live · version ${version}` : `Last answer ${ago} s ago`;
 }
 
 async function refresh() {
@@ -90,6 +90,7 @@ async function refresh() {
     try {
       const status = await api.status();
       answeredAt = Date.now();
+      version = status.version;
       banner.hidden = true;
       byId("facts").replaceChildren(...facts(status));
       byId("pools").replaceChildren(...status.pools.map(pool));

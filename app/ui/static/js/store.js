@@ -109,6 +109,7 @@ export class Store extends EventTarget {
   async reload() {
     const { view } = this;
     if (!view.sessionId) return;
+    const askedAt = performance.now();
     let history;
     try {
       history = await api.history(view.sessionId);
@@ -120,12 +121,12 @@ export class Store extends EventTarget {
       return;
     }
     if (view !== this.view) return;
-    this.#take(view, history);
+    this.#take(view, history, askedAt);
     this.emit("view");
     this.emit("thread");
   }
 
-  #take(view, history) {
+  #take(view, history, askedAt) {
     const keys = new Map(view.messages.filter((message) => message.key).map((message) => [message.id, message.key]));
     view.loading = false;
     view.problem = null;
@@ -135,12 +136,15 @@ export class Store extends EventTarget {
     const told = new Set(view.messages.map((message) => message.run_id).filter(Boolean));
     view.ended = view.ended.filter((run) => !told.has(run.id) || run.phase === "error");
     for (const active of history.active_runs) this.#adopt(view.sessionId, active);
-    for (const run of this.runs.values()) if (!run.final && told.has(run.id) && !isActive(run, history)) this.#missed(run);
+    for (const run of this.runs.values()) {
+      const over = run.sessionId === view.sessionId && !run.final && run.knownAt < askedAt && !isActive(run, history);
+      if (over) this.#missed(run, told.has(run.id));
+    }
   }
 
-  /** Its end was not heard here (it had left the log by the time we came back), but the message is there. */
-  #missed(run) {
-    run.phase = "done";
+  /** Its end was not heard here: it had left the log by the time we came back, or the chat was deleted elsewhere. */
+  #missed(run, told) {
+    run.phase = told ? "done" : "stopped";
     this.live.forget(run);
   }
 
@@ -268,7 +272,11 @@ export class Store extends EventTarget {
 
   #received(event) {
     if (event.type === "emotion") this.#mood(event);
-    if (!event.run_id) return;
+    if (!event.run_id) {
+      // the answer to a frame of ours: what we asked to hear of is not there any more
+      if (event.type === "error") this.#reloadSoon();
+      return;
+    }
     let run = this.runs.get(event.run_id);
     if (!run) {
       if (event.session_id !== this.view.sessionId) {
@@ -382,7 +390,7 @@ function userMessage(entry, answer) {
     session_id: answer.session_id,
     role: "user",
     content: entry.text,
-    created_at: new Date().toISOString(),
+    created_at: Date.now() / 1000,
   };
 }
 

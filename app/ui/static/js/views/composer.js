@@ -24,7 +24,10 @@ export class Composer {
       this.submit();
     });
     byId("composer-edit-cancel").addEventListener("click", () => this.cancelEdit());
-    this.stop.addEventListener("click", () => this.store.stop());
+    this.stop.addEventListener("click", () => {
+      this.field.focus();
+      this.store.stop();
+    });
     this.field.addEventListener("input", () => this.#changed());
     this.field.addEventListener("keydown", (event) => this.#key(event));
     store.on("view", () => this.#viewChanged());

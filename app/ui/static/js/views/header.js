@@ -2,7 +2,7 @@
 
 import { avatar, byId, h, iconButton } from "../dom.js";
 
-const TITLE_CHARS_MAX = 120;
+const TITLE_CHARS_MAX = 80;
 
 export class Header {
   /** `actions`: deleteSession(session). */

@@ -3,6 +3,10 @@
 import { arrange, avatar, copyWithTick, h, htmlFragment, iconButton } from "../dom.js";
 import { clock, figures, phaseWords } from "./words.js";
 
+function waitingWords(problem) {
+  return problem.status === 429 ? "Every device is busy and the queue is full." : problem.message;
+}
+
 export class TurnView {
   /** `actions`: edit(message), regenerate(message), askAgain(turn), sendAgain(), takeBack(). */
   constructor(turn, store, actions) {
@@ -146,7 +150,7 @@ export class TurnView {
     if (message?.state === "stopped") return [h("span", {}, "Stopped.")];
     if (message?.state === "failed") {
       this.trouble = true;
-      return [h("span", {}, "The reply broke off."), this.#again()];
+      return [h("span", {}, message.content ? "The reply broke off." : "No reply could be written."), this.#again()];
     }
     if (this.unanswered) return [h("span", {}, "No reply was written."), this.#again()];
     return [];
@@ -164,7 +168,7 @@ export class TurnView {
     this.countdown = entry.state === "waiting" ? h("span", { class: "countdown" }) : null;
     this.tick();
     return [
-      h("span", {}, entry.state === "failed" ? `Not sent. ${problem.message}` : problem.message, " "),
+      h("span", {}, entry.state === "failed" ? `Not sent. ${problem.message}` : waitingWords(problem), " "),
       this.countdown,
       button(entry.state === "waiting" ? "Try now" : "Send again", this.actions.sendAgain),
       button("Take back", this.actions.takeBack),

@@ -6,15 +6,20 @@ export function seconds(value) {
   return `about ${Math.round(value / 60)} min`;
 }
 
-export function clock(iso) {
-  const time = new Date(iso);
+/** A time of the API: Unix seconds, or an ISO text. */
+function moment(time) {
+  return new Date(typeof time === "number" ? time * 1000 : time);
+}
+
+export function clock(when) {
+  const time = moment(when);
   return Number.isNaN(time.getTime()) ? "" : time.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
 }
 
 const DAY_MS = 24 * 3600 * 1000;
 
-export function dayLabel(iso, now = new Date()) {
-  const time = new Date(iso);
+export function dayLabel(when, now = new Date()) {
+  const time = moment(when);
   const midnight = new Date(now.getFullYear(), now.getMonth(), now.getDate()).getTime();
   if (time.getTime() >= midnight) return "Today";
   if (time.getTime() >= midnight - DAY_MS) return "Yesterday";

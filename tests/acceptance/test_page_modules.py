@@ -1,0 +1,84 @@
+"""The page's own modules, run in the browser: how a reply is put together from events that come twice, late or anew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import ChatPage
+
+APPLY = """async ([url, synced, events]) => {
+  const { Run } = await import(url);
+  const run = new Run({ runId: "r", sessionId: "s" });
+  if (synced) run.apply({ type: "resumed", run_id: "r", after_seq: 0, state: "running" });
+  const changes = events.map((event) => run.apply({ run_id: "r", ...event }));
+  return { text: run.text, phase: run.phase, cursor: run.cursor, restarted: run.restarted, position: run.position,
+           messageId: run.messageId, changes };
+}"""
+
+
+def token(seq: int, content: str) -> dict[str, Any]:
+    """A token event."""
+    return {"type": "token", "seq": seq, "content": content}
+
+
+def applied(chat: ChatPage, *events: dict[str, Any], synced: bool = True) -> Any:
+    """A fresh run after these events; `synced`: the server has confirmed the page's resume before them."""
+    return chat.page.evaluate(APPLY, [chat.script_url("run.js"), synced, list(events)])
+
+
+STARTED = {"type": "started", "seq": 1_000_001, "persona_id": "alice", "device": "cpu", "model": "m"}
+TYPING = {"type": "typing", "seq": 1_000_002, "persona_id": "alice"}
+DONE = {"type": "done", "seq": 1_000_009, "message_id": "m1", "usage": {"prompt": 1, "completion": 2}}
+
+
+def test_page_run_drops_what_it_heard_before(chat: ChatPage) -> None:
+    """Events that come again, as after a resume, change nothing."""
+    events = [STARTED, TYPING, token(1_000_003, "Hi"), token(1_000_004, " there")]
+    run = applied(chat, *events, *events, DONE, DONE)
+    assert run["text"] == "Hi there"
+    assert run["phase"] == "done"
+    assert run["messageId"] == "m1"
+    assert run["changes"][4:8] == ["", "", "", ""]
+    assert run["changes"][-2:] == ["final", ""]
+
+
+def test_page_run_sorts_what_comes_late(chat: ChatPage) -> None:
+    """Live words that overtake the missed ones are set in their place."""
+    run = applied(chat, STARTED, token(1_000_005, "c"), token(1_000_003, "a"), token(1_000_004, "b"))
+    assert run["text"] == "abc"
+    assert run["changes"][-1] == "replaced"
+
+
+def test_page_run_begins_again_after_a_restart(chat: ChatPage) -> None:
+    """`restarted` drops the partial text, and a straggler of the old attempt is not let in."""
+    again = {"type": "restarted", "seq": 2_000_001, "reason": "worker died"}
+    run = applied(chat, STARTED, token(1_000_003, "old"), again, token(1_000_004, " words"), token(2_000_004, "new"))
+    assert run["text"] == "new"
+    assert run["restarted"] is True
+    assert run["phase"] == "writing"
+
+
+def test_page_run_resumes_only_from_what_is_complete(chat: ChatPage) -> None:
+    """Until the server confirmed a resume, the whole run is asked for again; after it, only what is missing."""
+    assert applied(chat, STARTED, token(1_000_003, "a"), synced=False)["cursor"] == 0
+    assert applied(chat, STARTED, token(1_000_003, "a"))["cursor"] == 1_000_003
+
+
+def test_page_run_waits_for_its_resume(chat: ChatPage) -> None:
+    """Words from the middle that come before the resume are not shown; the resume tells them from the beginning."""
+    resumed = {"type": "resumed", "after_seq": 0, "state": "running"}
+    middle, start = token(1_000_004, "b"), token(1_000_003, "a")
+    run = applied(chat, middle, resumed, start, middle, synced=False)
+    assert run["text"] == "ab"
+    assert run["changes"] == ["", "", "appended", "appended"]
+
+
+@pytest.mark.parametrize("phase", [STARTED, token(1_000_003, "a")])
+def test_page_run_ignores_readings_that_are_out_of_date(chat: ChatPage, phase: dict[str, Any]) -> None:
+    """A queue position that arrives after the start is not shown."""
+    reading = {"type": "queued", "seq": 0, "position": 4, "wait_s": 3.0}
+    assert applied(chat, reading)["position"] == 4
+    assert applied(chat, phase, reading)["position"] is None

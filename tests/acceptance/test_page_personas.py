@@ -1,0 +1,92 @@
+"""A person makes, changes and deletes a persona on the chat page."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from playwright.sync_api import expect
+
+if TYPE_CHECKING:
+    from conftest import ChatPage, Console
+
+
+def test_page_persona_is_made_changed_and_deleted(chat: ChatPage) -> None:
+    """A new persona greets in a new chat, answers, shows its changes, and is gone when deleted."""
+    page = chat.page
+    dialog = page.locator("#persona-dialog")
+    page.get_by_role("button", name="New persona").click()
+    dialog.get_by_label("Name", exact=True).fill("Nemo")
+    dialog.get_by_label("Avatar").fill("NM")
+    dialog.get_by_role("radio", name="Lagoon").check(force=True)
+    dialog.get_by_label("Description").fill("Finds the way home.")
+    dialog.get_by_label("Instructions").fill("You are Nemo.")
+    dialog.get_by_label("Greeting").fill("Ahoy, I am Nemo!")
+    dialog.get_by_label(re.compile("^Temperature")).fill("0.3")
+    dialog.get_by_role("button", name="Create").click()
+    expect(dialog).to_be_hidden()
+
+    stored = next(persona for persona in chat.get("/api/v1/personas")["personas"] if persona["name"] == "Nemo")
+    assert stored["avatar"] == "NM"
+    assert stored["color"] == "#2fa39a"
+    assert stored["system_prompt"] == "You are Nemo."
+    assert stored["temperature"] == 0.3
+    expect(page.locator(".card", has_text="Ahoy, I am Nemo!")).to_have_attribute("aria-pressed", "true")
+    chat.ask("Which way?")
+    assert chat.history()["session"]["persona_id"] == stored["id"]
+    expect(chat.replies.first).to_contain_text("Ahoy, I am Nemo!")
+    expect(chat.replies.last.get_by_role("heading", name="Nemo")).to_be_attached()
+
+    page.locator(".persona-row", has_text="Nemo").hover()
+    page.get_by_role("button", name="Edit Nemo").click()
+    expect(dialog.get_by_label("Description")).to_have_value("Finds the way home.")
+    dialog.get_by_label("Name", exact=True).fill("Captain Nemo")
+    dialog.get_by_role("button", name="Save").click()
+    expect(page.locator(".persona-name", has_text="Captain Nemo")).to_be_visible()
+
+    page.locator(".persona-row", has_text="Captain Nemo").hover()
+    page.get_by_role("button", name="Edit Captain Nemo").click()
+    dialog.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("button", name="Delete Captain Nemo").click()
+    expect(page.locator(".persona-name", has_text="Captain Nemo")).to_have_count(0)
+    assert stored["id"] not in {persona["id"] for persona in chat.get("/api/v1/personas")["personas"]}
+
+
+def test_page_persona_without_a_name_is_refused_at_the_field(chat: ChatPage) -> None:
+    """The sentence stands at the field, and the field has the focus."""
+    page = chat.page
+    page.get_by_role("button", name="New persona").click()
+    dialog = page.locator("#persona-dialog")
+    dialog.get_by_role("button", name="Create").click()
+    name = dialog.get_by_label("Name", exact=True)
+    expect(name).to_be_focused()
+    expect(name).to_have_attribute("aria-invalid", "true")
+    expect(dialog.locator("#persona-name-error")).to_have_text("A persona needs a name.")
+
+
+def test_page_persona_refused_by_the_server_is_told_at_the_field(chat: ChatPage, console: Console) -> None:
+    """A value only the server knows to be wrong is told at its field, in the server's words."""
+    console.allow("40[0-9]|422")
+    page = chat.page
+    page.get_by_role("button", name="New persona").click()
+    dialog = page.locator("#persona-dialog")
+    name = dialog.get_by_label("Name", exact=True)
+    name.evaluate("(field) => field.removeAttribute('maxlength')")
+    name.fill("x" * 200)
+    dialog.get_by_role("button", name="Create").click()
+    expect(dialog.locator("#persona-name-error")).to_have_text(re.compile(r"\w+"))
+    expect(name).to_have_attribute("aria-invalid", "true")
+    expect(dialog).to_be_visible()
+
+
+def test_page_persona_dialog_previews_the_face(chat: ChatPage) -> None:
+    """The avatar in the dialog follows what is typed."""
+    page = chat.page
+    page.get_by_role("button", name="New persona").click()
+    dialog = page.locator("#persona-dialog")
+    dialog.get_by_label("Name", exact=True).fill("zoe")
+    expect(dialog.locator(".avatar")).to_have_text("Z")
+    dialog.get_by_label("Avatar").fill("Q")
+    expect(dialog.locator(".avatar")).to_have_text("Q")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
