@@ -7,8 +7,6 @@ from typing import Any
 import gevent
 from gunicorn.workers.ggevent import GeventWorker
 
-from app.services import EXTENSION
-
 
 class ReefWorker(GeventWorker):  # type: ignore[misc]
     """Without this, open streams would hold up a restart for the whole grace period."""
@@ -24,5 +22,7 @@ class ReefWorker(GeventWorker):  # type: ignore[misc]
         super().handle_quit(sig, frame)
 
     def _close(self) -> None:
+        from app.services import EXTENSION  # here: the parent process needs none of it
+
         if self.wsgi is not None:
             self.wsgi.extensions[EXTENSION].close()

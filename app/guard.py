@@ -31,7 +31,16 @@ REMEMBERED_S = 10.0
 """A revoked key works this much longer at most."""
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_ENDPOINTS = frozenset(
-    {"system_healthz", "system_readyz", "system_login", "ui.login", "ui.login_with_key", "ui.assets", "ui.favicon", "ui.logout"}
+    {
+        "system_healthz",
+        "system_readyz",
+        "system_login",
+        "ui.login",
+        "ui.login_with_key",
+        "ui.assets",
+        "ui.favicon",
+        "ui.logout",
+    }
 )
 """What needs no key."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

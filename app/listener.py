@@ -25,7 +25,7 @@ LIVE_MAX = 512
 """Announced events of one run that wait for one client; one more, and it is told to read the stream instead."""
 CONTROL_MAX = 256
 """Answers to a client's own frames that wait to be sent; a client that lets more pile up is beyond help."""
-FOLLOWED_MAX = 64
+FOLLOWED_MAX = 256
 WATCHED_MAX = 16
 SYSTEM_NUMBERS = 900_000
 """Numbers from here on are last words of the system (reef.conversation.ends), not part of a worker's count."""
@@ -178,13 +178,18 @@ class Listener:
             known = self.followers.get(run_id)
             if known is not None and not again:
                 return
-            if known is None and len(self.followers) >= FOLLOWED_MAX:
-                raise TooMany(f"One connection can follow {FOLLOWED_MAX} runs at once; open another one.")
+            if known is None:
+                self.check_room()
             follower = Follower(run_id, after_seq, whole=whole, ended=ended)
             self.followers[run_id] = follower
             follower.confirmed = self._relay.join("run", run_id, self)
         self._relay.flush()
         self.wake()
+
+    def check_room(self) -> None:
+        """Raises TooMany where no further run can be followed."""
+        if len(self.followers) >= FOLLOWED_MAX:
+            raise TooMany(f"One connection can follow {FOLLOWED_MAX} runs at once; open another one.")
 
     def watch(self, session_id: str) -> None:
         """Follow every run that is active or starts in this session. Raises TooMany."""

@@ -59,6 +59,8 @@ class ClientSession:
                 self._listener.tell(PONG)
 
     def _chat(self, frame: ChatFrame) -> None:
+        self._listener.check_room()
+
         def follow(accepted: Accepted) -> None:
             ended = accepted.run if settled(accepted.run) else None
             self._listener.tell(item(accepted.queued))

@@ -52,12 +52,26 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     """Request headers it reads, with what they mean."""
     errors: tuple[int, ...] = ()
+    streamed: bool = False
+    """Whether its 200 can also come as server-sent events."""
     tag: str = ""
 
     @property
     def rule(self) -> str:
         """The path as Flask writes it."""
         return re.sub(r"\{(\w+)\}", r"<ident:\1>", self.path)
+
+    @property
+    def all_errors(self) -> set[int]:
+        """Every status this route may refuse with."""
+        found = {401, 403, *self.errors}
+        if self.path != "/healthz":
+            found.add(503)
+        if self.body is not None:
+            found |= {400, 413, 415}
+        if self.query is not None or self.headers:
+            found.add(400)
+        return found
 
     @property
     def name(self) -> str:

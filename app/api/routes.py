@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from app.api import chat, personas, runs, sessions, system
+from typing import Any
+
+from app.api import chat, openai, personas, runs, sessions, system
+from app.api.openai_shapes import Completion, CompletionRequest, Model, ModelList
 from app.api.shapes import (
     AcceptedTurn,
     ChatRequest,
@@ -218,4 +221,30 @@ ROUTES: tuple[Route, ...] = (
     Route(method="GET", path="/metrics", handler=system.metrics, answers={200: PLAIN}, tag="system"),
     Route(method="GET", path="/healthz", handler=system.healthz, answers={200: Health}, tag="system"),
     Route(method="GET", path="/readyz", handler=system.readyz, answers={200: Readiness, 503: Readiness}, tag="system"),
+    Route(
+        method="GET",
+        path=f"{V1}/openapi.json",
+        handler=system.openapi,
+        answers={200: dict[str, Any]},
+        tag="system",
+    ),
+    Route(method="GET", path="/v1/models", handler=openai.models, answers={200: ModelList}, tag="openai"),
+    Route(
+        method="GET",
+        path="/v1/models/{model_id}",
+        handler=openai.model,
+        answers={200: Model},
+        errors=(404,),
+        tag="openai",
+    ),
+    Route(
+        method="POST",
+        path="/v1/chat/completions",
+        handler=openai.complete,
+        body=CompletionRequest,
+        answers={200: Completion},
+        streamed=True,
+        errors=(404, 422, 429, 502, 504),
+        tag="openai",
+    ),
 )

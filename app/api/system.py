@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from app import __version__
+from app import openapi as openapi_document
 from app.api.shapes import (
     DeadJob,
     DeadJobs,
@@ -106,6 +107,11 @@ def metrics(call: Call) -> Response:
     registry.register(WorkerTexts(report.metrics for report in reports.values()))
     text = generate_latest(services.counts.registry) + generate_latest(registry)
     return Response(text, content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def openapi(_call: Call) -> Response:
+    """This API as an OpenAPI document."""
+    return Response(openapi_document.served(), mimetype="application/json")
 
 
 def login(call: Call) -> Answer:
