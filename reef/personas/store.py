@@ -85,15 +85,15 @@ _RECALL = (
 )
 
 
-def install_builtin(database: Database) -> int:
-    """Write the shipped personas into an empty table; a table with personas is left alone. Gives how many."""
+def shipped() -> list[dict[str, Any]]:
+    """Rows of the personas that ship; a migration writes them once, so that a deleted one stays deleted."""
     drafts = yaml.safe_load(BUILTIN_FILE.read_text(encoding="utf-8"))
-    with database.write() as connection:
-        if connection.execute(sa.select(sa.func.count()).select_from(personas)).scalar():
-            return 0
-        for draft in drafts:
-            connection.execute(personas.insert().values(_row(draft.pop("id"), draft, builtin=True)))
-    return len(drafts)
+    rows = []
+    for fields in drafts:
+        persona_id = fields.pop("id")
+        draft = msgspec.convert(fields, PersonaDraft)
+        rows.append(_row(persona_id, msgspec.structs.asdict(draft), builtin=True))
+    return rows
 
 
 def list_personas(database: Database) -> list[Persona]:
