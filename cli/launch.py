@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import redis
@@ -22,6 +23,7 @@ import sqlalchemy as sa
 from cli.data_directory import DataDirectory, FlowerLogin
 from cli.errors import Problem
 from cli.options import without_password
+from cli.reef_client import ReefClient
 from reef import access
 from reef.records.database import Database, migrate
 from reef.settings import Settings, inherited_environment
@@ -34,9 +36,9 @@ LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 BROKER_READY_S = 30.0
 """Loading a large append-only file takes time; PING answers when it is done."""
 BROKER_STARTS_MAX = 3
-CRASHES_MIN = 3
+CRASHES_MIN = 2
+"""Restarts after which a worker that never reported counts as unable to start."""
 READY_POLL_S = 0.1
-PROBE_TIMEOUT_S = 2.0
 WEB_GRACE_S = 15.0
 SMALL_GRACE_S = 5.0
 WORKER_GRACE_EXTRA_S = 5.0
@@ -218,7 +220,7 @@ class ReefProcesses:
 
     def _start_rest(self, topology: Topology) -> None:
         supervisor = self._running()
-        supervisor.start(self._spec("web", _python("app.serve"), self.web_is_ready, grace_s=WEB_GRACE_S))
+        supervisor.start(self._spec("web", _python("app.serve"), self.client.lives, grace_s=WEB_GRACE_S))
         for pool, device in local_devices(topology):
             supervisor.start(self.worker_spec(pool, device))
         supervisor.start(self._spec("sweeper", _python("workers.sweeper"), phase=1))
@@ -278,61 +280,48 @@ class ReefProcesses:
         return base_url(self.settings)
 
     @property
-    def client_headers(self) -> dict[str, str]:
-        """What a request to this reef needs: a key where the reef asks for keys."""
-        return {"Authorization": f"Bearer {self._status_key}"} if self._status_key else {}
-
-    def web_is_ready(self) -> bool:
-        """Whether /readyz is green."""
-        try:
-            with httpx.Client(trust_env=False, timeout=PROBE_TIMEOUT_S) as client:
-                return client.get(f"{self.url}/readyz", headers=self.client_headers).status_code == httpx.codes.OK
-        except httpx.HTTPError:
-            return False
+    def client(self) -> ReefClient:
+        """For questions to the web process, with a key where this reef asks for keys."""
+        return ReefClient(self.url, self._status_key)
 
     def wait_ready(self, timeout_s: float) -> None:
         """Wait until /readyz is green and no local device is loading. Raises Problem with the reason."""
         for _ in self.devices_while_starting(timeout_s):
             pass
 
-    def devices_while_starting(self, timeout_s: float) -> Iterator[list[dict[str, object]]]:
-        """Yields the local devices' reports (as in /api/v1/system/status) until all are ready or have failed.
+    def devices_while_starting(self, timeout_s: float) -> Iterator[list[dict[str, Any]]]:
+        """Yields the local devices' reports (as in /api/v1/system/status) until all serve or have failed.
 
-        One broken device of several does not stop the others; when none can serve, Problem says why.
+        One broken device of several does not stop the others, and neither does a pool whose devices are on other
+        machines: then it ends though /readyz is not green. When no device here can serve, Problem says why.
         """
         try:
             self._running().wait_ready("web", timeout_s)
         except ProcessFailed as error:
             raise Problem(str(error)) from None
-        wanted = {pool.node(device) for pool, device in local_devices(read_topology(self.settings))}
+        topology = read_topology(self.settings)
+        wanted = {pool.node(device) for pool, device in local_devices(topology)}
+        elsewhere = {pool.node(device) for pool in topology.pools.values() for device in pool.devices} - wanted
         deadline = time.monotonic() + timeout_s
         while True:
-            devices = [device for device in self._device_reports() if device["node"] in wanted]
-            ready = {device["node"] for device in devices if device["state"] in ("ready", "busy")}
+            devices = [device for device in self.client.devices() if device["node"] in wanted]
             yield devices
+            ready = {device["node"] for device in devices if device["state"] in ("ready", "busy")}
             failed = self.crashing(wanted) - ready
             if wanted and failed == wanted:
                 raise Problem("\n".join(self._running().explain(node) for node in sorted(failed)))
-            if wanted <= ready | failed:
+            if wanted <= ready | failed and (failed or elsewhere or self.client.is_ready()):
                 return
             if time.monotonic() > deadline:
-                missing = ", ".join(sorted(wanted - ready - failed))
+                missing = ", ".join(sorted(wanted - ready)) or str(self.client.unready_checks())
                 raise Problem(
-                    f"Not ready within {timeout_s:.0f} s: {missing}.", f"Their logs are in {self._directory.logs}."
+                    f"Not ready within {timeout_s:.0f} s: {missing}.", f"The logs are in {self._directory.logs}."
                 )
             time.sleep(READY_POLL_S)
 
     def crashing(self, names: Collection[str]) -> set[str]:
         """Those of the processes that die again and again; their reason is at the end of their logs."""
         return {state.name for state in self.states() if state.name in names and state.restarts >= CRASHES_MIN}
-
-    def _device_reports(self) -> list[dict[str, object]]:
-        try:
-            with httpx.Client(trust_env=False, timeout=PROBE_TIMEOUT_S, headers=self.client_headers) as client:
-                status = client.get(f"{self.url}/api/v1/system/status").raise_for_status().json()
-        except httpx.HTTPError:
-            return []
-        return [device for pool in status["pools"] for device in pool["devices"]]
 
     def states(self) -> list[ProcessState]:
         """All processes, in the order they were started."""

@@ -12,6 +12,7 @@ import click
 from cli.errors import Problem
 from reef.settings import Settings, SettingsError, load_settings
 
+SHIPPED_QUEUES = Path(__file__).resolve().parents[1] / "queues.yaml"
 _PASSWORD = re.compile(r"://.*@")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,6 +32,9 @@ def settings_with(**options: Any) -> Settings:
         settings = load_settings()
     except SettingsError as error:
         raise Problem(str(error)) from None
+    if settings.queues_file == Path("queues.yaml").absolute() and not settings.queues_file.exists():
+        # started from another directory: the file that came with the program
+        settings = settings.changed(queues_file=SHIPPED_QUEUES)
     given = {name: value for name, value in options.items() if value is not None}
     if "data_dir" in given:
         given["data_dir"] = given["data_dir"].absolute()

@@ -14,11 +14,10 @@ from rich.console import Console
 from cli.data_directory import DataDirectory, FlowerLogin, RunFile
 from cli.errors import Problem
 from cli.options import data_dir_option, settings_with
+from cli.reef_client import ReefClient
 from cli.show import plain_console, size, span, table
 from workers.child_process import group_memory_bytes
 from workers.supervisor import ProcessState
-
-HTTP_TIMEOUT_S = 3.0
 
 
 @click.command()
@@ -66,11 +65,8 @@ def _process(process: ProcessState, memory_bytes: int) -> dict[str, Any]:
 
 def _ask(url: str, key: str) -> dict[str, Any]:
     """What the web process says of the reef; where it does not answer, why."""
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        with httpx.Client(trust_env=False, timeout=HTTP_TIMEOUT_S, headers=headers) as client:
-            answer = client.get(f"{url}/api/v1/system/status").raise_for_status()
-            return {"reef": answer.json(), "error": None}
+        return {"reef": ReefClient(url, key).status(), "error": None}
     except (httpx.HTTPError, ValueError) as error:
         return {"reef": None, "error": f"{url} does not answer: {error or type(error).__name__}"}
 

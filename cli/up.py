@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +30,7 @@ READY_TIMEOUT_S = 600.0
 """A large model on a small machine takes minutes to load; the progress is shown all the time."""
 FIRST_KEY_NAME = "made by coral-reef up"
 CHANGES_MAX = 1000
+LOG_BYTES_MAX = 5_000_000
 
 
 @click.command()
@@ -38,12 +42,17 @@ CHANGES_MAX = 1000
 def up(host: str | None, port: int | None, model: str | None, flower: bool, data_dir: Path | None) -> None:
     """Start everything and keep it running. Ctrl-C stops it cleanly."""
     settings = settings_with(host=host, port=port, data_dir=data_dir, model=_model(model))
-    with Show() as show, _StopSignals() as stop:
+    with Show() as show, _StopSignals() as stop, ExitStack() as ours:
+
+        def prepare(topology: Topology) -> None:
+            ours.enter_context(_own_log(settings))
+            _fetch_models(settings, topology, show)
+
         changes = _Changes(show)
         reef = ReefProcesses(
             settings,
             flower=flower,
-            prepare=lambda topology: _fetch_models(settings, topology, show),
+            prepare=prepare,
             note=show.good,
             on_change=changes.put,
         )
@@ -132,6 +141,20 @@ def _model(text: str | None) -> str | None:
     return str(path)
 
 
+@contextmanager
+def _own_log(settings: Settings) -> Iterator[None]:
+    """What this process logs (recovery after a death, above all) goes to logs/up.log and not between the lines."""
+    handler = RotatingFileHandler(settings.data_dir / "logs" / "up.log", maxBytes=LOG_BYTES_MAX, backupCount=2)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
 def _fetch_models(settings: Settings, topology: Topology, show: Show) -> None:
     pools = {pool.name: pool for pool, _ in local_devices(topology)}
     ensure_models(settings, list(pools.values()), show)
@@ -142,7 +165,7 @@ def _show_loading(reef: ReefProcesses, show: Show, stop: _StopSignals) -> None:
     shown: set[str] = set()
     show.progress("web", None, "starting")
     for devices in reef.devices_while_starting(READY_TIMEOUT_S):
-        if not shown:
+        if "web" not in shown:
             shown.add("web")
             show.done("web", "Web process answers")
         for device in devices:
@@ -157,6 +180,8 @@ def _show_loading(reef: ReefProcesses, show: Show, stop: _StopSignals) -> None:
         for node in reef.crashing([str(device["node"]) for device in devices]) - shown:
             shown.add(node)
             show.warn(f"{node} cannot serve; why is in {reef.settings.data_dir / 'logs' / node}.log")
+    for name, state in reef.client.unready_checks().items():
+        show.warn(f"Not ready: {name} is {state}")
     show.calm()
     stop.served()
 
