@@ -6,7 +6,9 @@ a run that is silent is asked about in the ledger once a second, all of them in 
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 import threading
 import time
 from collections import Counter
@@ -111,7 +113,7 @@ class Relay:
             listener.wake()
         connection = self._connection
         if connection is not None:
-            connection.disconnect()
+            _hang_up(connection)
 
     def join(self, kind: Literal["run", "session"], name: str, listener: Listener) -> bool:
         """Hear a run or session (lock held; `flush` follows). True where Redis announces it to us already."""
@@ -149,7 +151,7 @@ class Relay:
                 for command, channel in pending:
                     connection.send_command(command, channel, check_health=False)
             except (redis.RedisError, OSError):
-                connection.disconnect()  # the reader notices and starts anew
+                _hang_up(connection)
 
     # --- what listeners ask for
 
@@ -280,7 +282,7 @@ class Relay:
             try:
                 connection.send_command("PING", check_health=False)
             except (redis.RedisError, OSError):
-                connection.disconnect()
+                _hang_up(connection)
 
     def _look_up_silent(self) -> None:
         since = time.monotonic() - SILENT_S
@@ -334,6 +336,14 @@ class Relay:
                 for listener, follower in topic.followers():
                     follower.reading = item(event)
                     listener.wake()
+
+
+def _hang_up(connection: Any) -> None:
+    """Make the reader notice and start anew; only the reader itself may close a connection that it reads."""
+    sock = connection._sock
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 def persona_of(record: JobRecord) -> str:
