@@ -25,6 +25,10 @@ or <a href="javascript:alert(1)" onclick="window.hacked='click'">me</a> <svg onl
 <iframe srcdoc="<script>top.hacked=1</script>">
 
 **bold** and [safe](https://example.org/)
+
+| fish | legs |
+|:-----|-----:|
+| crab | 10   |
 """
 
 
@@ -203,14 +207,14 @@ def hostile_session(reef: Any) -> str:
 
 
 def test_page_hostile_markdown_is_harmless(
-    page: Page, open_chat: Callable[[Page], ChatPage], console: Console, hostile_session: str
+    page: Page, open_chat: Callable[[Page], ChatPage], hostile_session: str
 ) -> None:
     """Nothing that a model writes runs in the page, and no link in it leads to a script."""
-    console.allow(r"Failed to load resource.*404|Content Security Policy")
     chat = open_chat(page).open(f"/chat/{hostile_session}")
     words = chat.replies.last.locator(".words")
     expect(words.locator("strong")).to_have_text("bold")
     expect(words.get_by_role("link", name="safe")).to_have_attribute("href", "https://example.org/")
+    expect(words.get_by_role("cell", name="10")).to_have_css("text-align", "right")
     assert words.locator("script, iframe, svg:not(.icon), [onerror], [onclick], [onload]").count() == 0
     for link in words.locator("a").all():
         assert not (link.get_attribute("href") or "").lower().startswith("javascript")

@@ -6,7 +6,8 @@ import { themeToggle } from "./views/theme.js";
 
 const EVERY_MS = 2_000;
 const STREAM_DOTS_MAX = 16;
-const STATES = { loading: "Loading", ready: "Ready", busy: "Busy", draining: "Draining", failed: "Failed" };
+const STATES = { loading: "Loading", ready: "Ready", busy: "Busy", draining: "Draining", failed: "Failed", missing: "Not running" };
+const DOWN = new Set(["failed", "missing"]);
 
 let answeredAt = 0;
 let version = "";
@@ -58,7 +59,7 @@ function tile(device) {
     device.simulated ? h("p", { class: "simulated" }, "Simulated: for planning and tests, answers nobody") : null,
     device.state === "loading" ? meter(device.progress ?? 0, `Loading ${device.model}`) : null,
     device.note && device.note !== STATES[device.state] ? h("p", { class: "note" }, device.note) : null,
-    device.state === "failed" ? null : streams(device),
+    DOWN.has(device.state) ? null : streams(device),
     h("p", { class: "what" }, `Process ${device.node}`),
   );
 }
@@ -75,8 +76,19 @@ function pool(entry) {
       h("p", {}, `${entry.running} running · ${waiting}`),
       entry.waiting_max ? meter(entry.waiting / entry.waiting_max, `Queue ${entry.queue}`) : null,
     ),
-    entry.devices.length ? h("ul", { class: "tiles" }, entry.devices.map(tile)) : h("p", { class: "none" }, "No device serves this pool."),
+    h("ul", { class: "tiles" }, entry.devices.map(tile)),
   );
+}
+
+/** Pools that queues.yaml gives no device, in one line: there is nothing to watch in them. */
+function idlePools(pools) {
+  const names = pools.map((entry) => entry.name);
+  return names.length ? h("p", { class: "none" }, `No device serves: ${names.join(", ")}.`) : null;
+}
+
+function pools(status) {
+  const served = status.pools.filter((entry) => entry.devices.length || entry.running || entry.waiting);
+  return [...served.map(pool), idlePools(status.pools.filter((entry) => !served.includes(entry)))].filter(Boolean);
 }
 
 function tellFreshness() {
@@ -93,7 +105,7 @@ async function refresh() {
       version = status.version;
       banner.hidden = true;
       byId("facts").replaceChildren(...facts(status));
-      byId("pools").replaceChildren(...status.pools.map(pool));
+      byId("pools").replaceChildren(...pools(status));
     } catch (problem) {
       banner.textContent = `${problem.message} Trying again…`;
       banner.hidden = false;

@@ -125,7 +125,7 @@ export class Sidebar {
     const devices = status?.pools?.find((pool) => pool.name === "chat")?.devices ?? [];
     const ready = devices.filter((device) => device.state === "ready" || device.state === "busy").length;
     const loading = devices.find((device) => device.state === "loading");
-    let text = `${ready} of ${devices.length} devices ready`;
+    let text = ready ? `${ready} of ${devices.length} devices ready` : "No chat device is ready";
     let state = ready ? "ready" : "failed";
     if (!status) [text, state] = ["The reef does not answer", "down"];
     else if (!devices.length) [text, state] = ["No chat device", "failed"];
