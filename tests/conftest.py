@@ -6,17 +6,15 @@ import os
 import pwd
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
 import pytest
 from services import RedisServer, free_port
+from whole_product import SIMULATED_QUEUES, Reef, StartReef, running_reef
 
-from cli.launch import ReefProcesses
 from reef.records.database import Database, migrate
-from reef.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 
@@ -116,51 +114,6 @@ def any_database(database_url: str) -> Iterator[Database]:
     database = Database(database_url)
     yield database
     database.dispose()
-
-
-SIMULATED_QUEUES = """
-version: 1
-pools:
-  chat:
-    queue: chat
-    devices: [simulated]
-    engine: simulated
-    model: simulated
-    streams: 8
-    limits: {waiting_max: 64, deadline_s: 120, attempts_max: 3, lease_s: 5, hang_s: 10, tokens_max: 512, drain_s: 3}
-"""
-
-
-class Reef:
-    """The whole product, running: its address, its data, its processes."""
-
-    def __init__(self, processes: ReefProcesses) -> None:
-        self.processes = processes
-        self.settings = processes.settings
-        self.url = processes.url
-        self.data_dir = processes.settings.data_dir
-
-    def client(self) -> httpx.Client:
-        """A client for its API."""
-        return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
-
-
-StartReef = Callable[..., Reef]
-
-
-@contextmanager
-def running_reef(directory: Path, queues: str = SIMULATED_QUEUES, **fields: object) -> Iterator[Reef]:
-    """Start the product as `coral-reef up` does, on a free port, with these pools."""
-    queues_file = directory / "queues.yaml"
-    queues_file.write_text(queues, encoding="utf-8")
-    settings = Settings(data_dir=directory / "data", port=free_port(), queues_file=queues_file).changed(**fields)
-    processes = ReefProcesses(settings, flower=False)
-    try:
-        processes.start()
-        processes.wait_ready(60)
-        yield Reef(processes)
-    finally:
-        processes.stop(timeout_s=5)
 
 
 @pytest.fixture(scope="module")
