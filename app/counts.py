@@ -16,6 +16,8 @@ class WebCounts:
         self._seconds = histogram("coralreef_http_request_seconds", self.registry)
         self._sockets = gauge("coralreef_websocket_connections", self.registry)
         self._turns = counter("coralreef_turns_total", self.registry)
+        self._streams = gauge("coralreef_event_streams", self.registry)
+        self._rereads = counter("coralreef_event_rereads_total", self.registry)
         self.sockets_open = 0
         self.streams_open = 0
 
@@ -27,6 +29,15 @@ class WebCounts:
     def turn(self, outcome: str) -> None:
         """A turn was accepted or refused."""
         self._turns.labels(outcome=outcome).inc()
+
+    def reread(self, reason: str) -> None:
+        """A client was told from a run's stream or from the ledger, because announcements did not do."""
+        self._rereads.labels(reason=reason).inc()
+
+    def stream(self, change: int) -> None:
+        """A streamed or waiting request began (1) or ended (-1)."""
+        self.streams_open += change
+        self._streams.set(self.streams_open)
 
     def socket(self, change: int) -> None:
         """A WebSocket was opened (1) or closed (-1)."""

@@ -81,12 +81,13 @@ class Follower:
         self.confirmed = False
         """Whether Redis announces this run's events to us: only then is a read of the stream complete."""
         self.behind = True
+        self.overtaken = False
         self.retry_at = 0.0
         self.reading: Item | None = None
         self.done = False
         self.torn = False
         """Text is missing and cannot be had: nothing is told until the text begins again or the run ends."""
-        self.chars: int | None = 0 if after_seq == 0 else None
+        self.chars: int | None = 0 if streams.token_of(after_seq) == 0 else None
         """Length of the text this client has, None where we cannot know."""
         self.whole: list[str] | None = [] if whole else None
 
@@ -95,6 +96,7 @@ class Follower:
         if self.behind or self.done:
             return False
         if len(self.live) >= LIVE_MAX:
+            self.overtaken = True
             self.fall_behind()
         else:
             self.live.append(announced)
@@ -314,6 +316,9 @@ class Listener:
         return follower.behind and not follower.retry_at
 
     def _replay(self, follower: Follower) -> list[Item]:
+        if follower.overtaken:
+            follower.overtaken = False
+            self._relay.count_reread("slow")
         follower.behind, follower.retry_at = False, 0.0  # events announced from now on wait in `live`
         try:
             stored = self._relay.read(follower.run_id, follower.seq)

@@ -68,7 +68,7 @@ def refusal_of(error: BaseException) -> Refusal:
         return error
     if isinstance(error, HTTPException):
         return _of_http(error)
-    if isinstance(error, msgspec.DecodeError | UnicodeDecodeError):
+    if isinstance(error, msgspec.DecodeError | UnicodeDecodeError | RecursionError):
         return _of_shape(error)
     known = _of_domain(error) or _of_busy(error) or _of_outage(error)
     if known is None:

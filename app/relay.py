@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -39,6 +39,10 @@ SUBSCRIBE_MAX = 500
 """Channels named in one command."""
 
 
+RereadReason = Literal["gap", "slow", "ledger"]
+"""A number was skipped, a client was overtaken, or only the ledger knew of the end."""
+
+
 class _Topic:
     """A channel and who listens to it."""
 
@@ -61,12 +65,20 @@ class _Topic:
 class Relay:
     """Starts its threads (greenlets under gevent) with the first listener."""
 
-    def __init__(self, redis_url: str, client: redis.Redis, ledger: Ledger, topology: Topology) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        client: redis.Redis,
+        ledger: Ledger,
+        topology: Topology,
+        count_reread: Callable[[RereadReason], None],
+    ) -> None:
+        """`count_reread` is called when announcements alone did not serve a client."""
         self.lock = threading.Lock()
         """Guards topics and followers; never held during a query or a write."""
         self.closing = False
         self.connected = False
-        self.rereads: Counter[str] = Counter()
+        self.count_reread = count_reread
         self._client = client
         self._ledger = ledger
         self._topology = topology
@@ -177,10 +189,6 @@ class Relay:
         except sqlalchemy.exc.SQLAlchemyError:
             log.warning("the database does not answer: runs that began before a watch are not told")
             return []
-
-    def count_reread(self, reason: Literal["gap", "ledger"]) -> None:
-        """Note that announcements alone did not serve a client."""
-        self.rereads[reason] += 1
 
     # --- the reader
 

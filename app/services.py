@@ -64,7 +64,7 @@ def build(settings: Settings) -> Services:
         database=database,
         ledger=ledger,
         redis=client,
-        relay=Relay(settings.redis_url, client, ledger, topology),
+        relay=Relay(settings.redis_url, client, ledger, topology, counts.reread),
         desk=Desk(ledger, topology, client, Dispatcher(settings, topology), counts.turn),
         renderer=Renderer(),
         counts=counts,

@@ -13,6 +13,7 @@ import msgspec
 from app.desk import Accepted, Desk
 from app.listener import Item, Listener, item
 from app.refusals import Refusal, refusal_of
+from app.texts import refuse_nul
 from reef.contracts.events import Error, Resumed
 from reef.contracts.frames import ChatFrame, Frame, PingFrame, ResumeFrame, StopFrame, WatchFrame, decode_frame
 from reef.ledger import JobRecord, Ledger
@@ -95,8 +96,10 @@ def _decode(raw: str | bytes | TooLong) -> Frame:
     if isinstance(raw, bytes):
         raise Refusal(400, "binary", "Binary frame", "Frames are JSON text; this one was binary.")
     try:
-        return decode_frame(raw)
+        frame = decode_frame(raw)
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
         raise Refusal(400, "not_json", "Not JSON", f"The frame is not JSON: {error}.") from None
+    refuse_nul(raw, frame)
+    return frame

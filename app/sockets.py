@@ -37,6 +37,8 @@ SOCKETS_MAX = 1000
 PING_EVERY_S = 25
 SEND_TIMEOUT_S = 20.0
 """A client that takes nothing this long is cut off; it can resume."""
+SEND_BUFFER_BYTES = 128 * 1024
+"""The kernel would hold megabytes for a client that does not read; the run's stream holds them once for all."""
 RECEIVE_BYTES = 16 * 1024
 IDLE_S = 30.0
 GOING_AWAY, TRY_LATER = 1001, 1013
@@ -49,6 +51,7 @@ class SafeSock:
         self._sock = sock
         self._lock = threading.Lock()
         sock.settimeout(SEND_TIMEOUT_S)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
     def send(self, data: bytes) -> int:
         """Send all of it."""

@@ -45,7 +45,7 @@ class EventStream:
     def close(self) -> None:
         """The client is gone or has heard it all."""
         if not self._listener.closed:
-            self._counts.streams_open -= 1
+            self._counts.stream(-1)
             self._listener.close()
 
 
@@ -54,7 +54,7 @@ def open_listener(services: Services) -> Listener:
     if services.counts.streams_open >= STREAMS_MAX:
         detail = f"{STREAMS_MAX} requests are being streamed or waited for, which is the limit."
         raise Refusal(503, "too_many_streams", "Too many streams", detail, retry_after_s=RETRY_SOON_S)
-    services.counts.streams_open += 1
+    services.counts.stream(1)
     return services.relay.listen()
 
 

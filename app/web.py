@@ -17,11 +17,11 @@ from werkzeug.routing import BaseConverter
 
 from app.refusals import Refusal, refusal_of
 from app.services import Services, services
+from app.texts import NUL, refuse_nul
 
 BODY_BYTES_MAX = 1024 * 1024
 DRAIN_BYTES_MAX = 32 * 1024 * 1024
 """So much of a refused body is read and thrown away, so that its sender gets to read the answer."""
-NUL = "\x00"
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,8 +117,7 @@ def read_body(kind: Any) -> Any:
         raise UnsupportedMediaType("The body must be JSON with Content-Type: application/json.")
     raw = request.get_data(cache=False)
     body = msgspec.json.decode(raw, type=kind)
-    if b"\\u0000" in raw and _has_nul(msgspec.to_builtins(body)):
-        raise Refusal(400, "nul", "Invalid request", "A text contains the character U+0000, which cannot be stored.")
+    refuse_nul(raw, body)
     return body
 
 
@@ -128,14 +127,6 @@ def read_query(kind: Any) -> Any:
     if any(NUL in value or "�" in value for value in values.values()):
         raise Refusal(400, "not_text", "Invalid request", "The query string is not UTF-8 text.")
     return msgspec.convert(values, kind, strict=False)
-
-
-def _has_nul(value: Any) -> bool:
-    if isinstance(value, str):
-        return NUL in value
-    if isinstance(value, dict):
-        return any(_has_nul(key) or _has_nul(item) for key, item in value.items())
-    return isinstance(value, list | tuple) and any(_has_nul(item) for item in value)
 
 
 def respond(result: Any) -> Response:

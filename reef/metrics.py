@@ -40,7 +40,10 @@ METRICS: dict[str, Declared] = {
     "coralreef_http_requests_total": Declared("counter", "Requests answered.", ("route", "method", "status")),
     "coralreef_http_request_seconds": Declared("histogram", "Time to answer a request.", ("route",)),
     "coralreef_websocket_connections": Declared("gauge", "Open WebSockets."),
-    "coralreef_run_watchers": Declared("gauge", "Clients that watch a run."),
+    "coralreef_event_streams": Declared("gauge", "Requests that stream a run's events or wait for its end."),
+    "coralreef_event_rereads_total": Declared(
+        "counter", "Times a client was told from the stream or the ledger, not as it happened.", ("reason",)
+    ),
     "coralreef_turns_total": Declared("counter", "Turns by how the front door answered.", ("outcome",)),
     # ledger and devices, read when scraped
     "coralreef_jobs": Declared("gauge", "Jobs in the ledger by state.", ("state",)),

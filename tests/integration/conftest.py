@@ -245,14 +245,15 @@ class Web:
 class Socket:
     """A WebSocket client that speaks JSON."""
 
-    def __init__(self, connection: ClientConnection) -> None:
-        self.connection = connection
+    def __init__(self, connecting: connect) -> None:
+        self._connecting = connecting
 
     def __enter__(self) -> Socket:
+        self.connection: ClientConnection = self._connecting.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.connection.close()
+    def __exit__(self, *error: Any) -> None:
+        self._connecting.__exit__(*error)
 
     def send(self, **frame: Any) -> None:
         self.connection.send(json.dumps(frame))
