@@ -5,13 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from chat_page import ChatPage, Console
 from playwright.sync_api import BrowserContext, Page, expect
-
-if TYPE_CHECKING:
-    from conftest import ChatPage, Console
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, Route, WebSocketRoute, expect
+from chat_page import LONG, ChatPage, Console, Line, grows_only, squeezed
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from reef.conversation import store
 from reef.records.database import Database
 
-if TYPE_CHECKING:
-    from conftest import ChatPage, Console
-
-LONG = "Tell me at length how a coral reef grows, step by step, and do not be brief."
 HOSTILE = """Look <img src=x onerror="window.hacked='img'"> here
 
 <script>window.hacked = 'script'</script> and [press me](javascript:window.hacked='link')
@@ -30,17 +26,6 @@ or <a href="javascript:alert(1)" onclick="window.hacked='click'">me</a> <svg onl
 |:-----|-----:|
 | crab | 10   |
 """
-
-
-def squeezed(text: str) -> str:
-    """Text without white space: pages break lines where they like."""
-    return "".join(text.split())
-
-
-def grows_only(texts: list[str]) -> bool:
-    """Each state of a reply begins with the one before."""
-    plain = [squeezed(text) for text in texts]
-    return all(after.startswith(before) for before, after in itertools.pairwise(plain))
 
 
 def test_page_words_stream_and_end_as_html(chat: ChatPage) -> None:
@@ -346,27 +331,6 @@ def test_page_refused_message_can_be_taken_back(chat: ChatPage, console: Console
     expect(chat.asked).to_have_count(0)
 
 
-class Line:
-    """The page's WebSocket, in the hands of a test: it passes everything on until the test cuts it."""
-
-    def __init__(self, page: Page) -> None:
-        self.sockets: list[WebSocketRoute] = []
-        self.closed = False
-        page.route_web_socket("**/ws", self._opened)
-
-    def _opened(self, socket: WebSocketRoute) -> None:
-        if self.closed:
-            socket.close(code=1001)
-            return
-        self.sockets.append(socket)
-        socket.connect_to_server()
-
-    def cut(self) -> None:
-        """Close what is open."""
-        while self.sockets:
-            self.sockets.pop().close(code=1001)
-
-
 def test_page_resumes_after_a_lost_connection(page: Page, open_chat: Callable[[Page], ChatPage]) -> None:
     """A socket cut in mid-reply is opened again and the reply goes on where it was: nothing lost, nothing doubled."""
     line = Line(page)
@@ -379,6 +343,31 @@ def test_page_resumes_after_a_lost_connection(page: Page, open_chat: Callable[[P
     assert grows_only(texts)
     assert squeezed(texts[-1]) == squeezed(chat.history()["messages"][-1]["content"])
     assert line.sockets, "the page opened no new socket"
+
+
+def test_page_shows_a_reply_that_ended_while_it_was_away(
+    page: Page, open_chat: Callable[[Page], ChatPage], console: Console
+) -> None:
+    """A page that was cut off until the reply was finished shows it whole and rendered when the line is back."""
+    console.allow("Failed to load resource")
+    line = Line(page)
+    chat = open_chat(page).open()
+    chat.say(LONG)
+    chat.wait_writing()
+    page.route("**/healthz", lambda route: route.abort())
+    line.closed = True
+    line.cut()
+    expect(page.locator("#banner")).to_contain_text("Connection lost")
+    run = chat.replies.last.get_attribute("data-run-id")
+    told = page.request.get(f"{chat.url}/api/v1/runs/{run}/events").text()  # ends with the run
+    assert "event: done" in told
+    expect(chat.writing).to_have_count(1)
+    line.closed = False
+    chat.wait_told(1)
+    words = chat.replies.last.locator(".words")
+    assert words.evaluate("(words) => words.innerHTML.trim().length") > 0
+    expect(words).not_to_have_class(re.compile("plain"))
+    assert len(chat.history()["messages"][-1]["content"]) >= len(chat.streamed()[-1])
 
 
 def test_page_without_websockets_uses_server_sent_events(page: Page, open_chat: Callable[[Page], ChatPage]) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-
-if TYPE_CHECKING:
-    from conftest import ChatPage
+from chat_page import ChatPage
 
 APPLY = """async ([url, synced, events]) => {
   const { Run } = await import(url);

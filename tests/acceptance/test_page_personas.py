@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
+from chat_page import ChatPage, Console
 from playwright.sync_api import expect
-
-if TYPE_CHECKING:
-    from conftest import ChatPage, Console
 
 
 def test_page_persona_is_made_changed_and_deleted(chat: ChatPage) -> None:

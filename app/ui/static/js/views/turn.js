@@ -125,6 +125,7 @@ export class TurnView {
 
   /** The cheap path while words arrive; everything else goes through update(). */
   grow(run) {
+    if (run.final) return; // its end came within the same frame and has been drawn
     const first = !this.words.isConnected;
     if (first || run.restarted !== this.shown.restarted) {
       this.shown.restarted = run.restarted;
