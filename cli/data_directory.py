@@ -18,8 +18,8 @@ import msgspec
 
 from cli.errors import Problem
 from workers import child_process
-from workers.broker import write_private
 from workers.child_process import ProcessId
+from workers.private_file import write_private
 from workers.supervisor import ProcessState
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ import logging
 import queue
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -49,6 +49,7 @@ def up(host: str | None, port: int | None, model: str | None, flower: bool, data
             _fetch_models(settings, topology, show)
 
         changes = _Changes(show)
+        stop.on_signal = changes.wake
         reef = ReefProcesses(
             settings,
             flower=flower,
@@ -79,6 +80,7 @@ class _StopSignals:
         self.asked = threading.Event()
         self.again = threading.Event()
         self.waiting = True
+        self.on_signal: Callable[[], None] = lambda: None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _StopSignals:
@@ -96,6 +98,7 @@ class _StopSignals:
         if self.asked.is_set():
             self.again.set()
         self.asked.set()
+        self.on_signal()
         if self.waiting:
             self.waiting = False
             raise _Interrupted
@@ -110,22 +113,23 @@ class _Changes:
 
     def __init__(self, show: Show) -> None:
         self._show = show
-        self._queue: queue.Queue[Sequence[ProcessState]] = queue.Queue(CHANGES_MAX)
+        # a SimpleQueue may be filled from a signal handler, whatever its thread was doing
+        self._queue: queue.SimpleQueue[Sequence[ProcessState]] = queue.SimpleQueue()
         self._restarts: dict[str, int] = {}
 
     def put(self, states: Sequence[ProcessState]) -> None:
         """Called in the supervisor's thread; never blocks it."""
-        if not self._queue.full():
-            self._queue.put_nowait(states)
+        if self._queue.qsize() < CHANGES_MAX:
+            self._queue.put(states)
+
+    def wake(self) -> None:
+        """End a wait, so that the event is looked at."""
+        self._queue.put(())
 
     def show_until(self, stop: threading.Event) -> None:
         """Print changes until the event is set."""
         while not stop.is_set():
-            try:
-                states = self._queue.get(timeout=0.2)
-            except queue.Empty:
-                continue
-            for state in states:
+            for state in self._queue.get():
                 if state.restarts > self._restarts.get(state.name, 0) and state.pid:
                     self._restarts[state.name] = state.restarts
                     self._show.warn(f"{state.name}: {state.last_exit}; runs again as process {state.pid}")

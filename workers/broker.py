@@ -18,6 +18,8 @@ from pathlib import Path
 import msgspec
 import redis
 
+from workers.private_file import write_private
+
 LOOPBACK = "127.0.0.1"
 PORT_FIRST, PORT_LAST = 20000, 32000
 """Below the kernel's ephemeral range (32768-60999): there an outgoing connection can take the port any moment."""
@@ -145,15 +147,6 @@ def port_is_free(port: int, host: str = LOOPBACK) -> bool:
         except OSError:
             return False
     return True
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Replace a file that only its owner may read, at no moment half written or readable by others."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    fresh.replace(path)
 
 
 def _remembered(directory: Path) -> Endpoint | None:
