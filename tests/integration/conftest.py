@@ -126,6 +126,11 @@ class Act:
             return Stopped(usage=usage, message_id=message_id)
         return Done(usage=usage, message_id=message_id)
 
+    def finished(self) -> Act:
+        """End it well."""
+        self.done()
+        return self
+
     def done(self) -> str:
         """End it well; gives the id of the reply's message."""
         final = self.store_end()
