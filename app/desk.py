@@ -7,12 +7,14 @@ hint is on the queue -> the session's watchers hear of it. What fails on the way
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 import redis
 
-from app.refusals import BrokerAway, refusal_of
+from app.refusals import RETRY_SOON_S, BrokerAway, Refusal, refusal_of
 from app.relay import persona_of
 from reef import keys, streams
 from reef.contracts.events import Queued
@@ -24,6 +26,11 @@ from reef.topology import Topology
 from tasks.dispatch import BrokerDown, Dispatcher
 
 log = logging.getLogger(__name__)
+
+ACCEPTING_MAX = 4
+"""Turns that are being accepted at once. SQLite writes one at a time anyway, and who only reads need not wait behind
+hundreds of writers."""
+ACCEPT_WAIT_S = 5.0
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +68,7 @@ class Desk:
         self._ledger, self._topology = ledger, topology
         self._client, self._dispatcher = client, dispatcher
         self._count_outcome = count
+        self._at_once = threading.BoundedSemaphore(ACCEPTING_MAX)
 
     def say(
         self,
@@ -122,12 +130,23 @@ class Desk:
 
     def _count(self, accept: Callable[[], Accepted]) -> Accepted:
         try:
-            accepted = accept()
+            with self._place():
+                accepted = accept()
         except Exception as error:
             self._count_outcome(refusal_of(error).code)
             raise
         self._count_outcome("accepted")
         return accepted
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if not self._at_once.acquire(timeout=ACCEPT_WAIT_S):
+            detail = "More is coming in than can be written down; try again in a moment."
+            raise Refusal(503, "overloaded", "Overloaded", detail, retry_after_s=RETRY_SOON_S)
+        try:
+            yield
+        finally:
+            self._at_once.release()
 
     def _turn(
         self, accept: Callable[[], Turn], take_back: Callable[[Turn], bool], on_accepted: OnAccepted | None = None

@@ -19,8 +19,8 @@ from reef.topology import Topology, load_topology
 from tasks.dispatch import Dispatcher
 
 EXTENSION = "coral_reef"
-DATABASE_BUSY_S = 1.0
-"""SQLite waits inside its library and holds up every greenlet: rather answer 503."""
+DATABASE_BUSY_S = 5.0
+"""How long a request waits for its turn to write; then the answer is 503."""
 BROKER_TIMEOUT_S = 1.0
 CONNECTIONS_MAX = 64
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 POOL_CONNECTIONS_MAX = 20
+BUSY_PAUSE_MIN_S, BUSY_PAUSE_MAX_S = 0.001, 0.02
+SQLITE_BUSY_MS = 5
+"""What SQLite may wait inside its library, once WAL mode is on; the rest of the wait is ours."""
 
 
 class Database:
@@ -19,6 +24,7 @@ class Database:
 
     def __init__(self, url: str, *, busy_timeout_s: float = 5.0) -> None:
         """`busy_timeout_s`: how long a write waits for another process's write before it fails."""
+        self._busy_timeout_s = busy_timeout_s
         self.url = sa.make_url(url)
         if self.url.drivername == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg")
@@ -48,13 +54,28 @@ class Database:
                 yield connection
             return
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            self._begin(connection)
             try:
                 yield connection
             except BaseException:
                 connection.exec_driver_sql("ROLLBACK")
                 raise
             connection.exec_driver_sql("COMMIT")
+
+    def _begin(self, connection: sa.Connection) -> None:
+        """Take SQLite's write lock. The wait is ours, in short sleeps: SQLite's own would hold up every greenlet."""
+        deadline = time.monotonic() + self._busy_timeout_s
+        pause_s = BUSY_PAUSE_MIN_S
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            except sa.exc.OperationalError as error:
+                if "locked" not in str(error.orig) or time.monotonic() >= deadline:
+                    raise
+            else:
+                return
+            time.sleep(pause_s * (0.5 + random.random()))  # noqa: S311 - only to keep two waiters apart
+            pause_s = min(pause_s * 1.5, BUSY_PAUSE_MAX_S)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -82,6 +103,7 @@ def _sqlite_pragmas(connection: Any, _record: Any) -> None:
     # NORMAL in WAL mode: a killed process loses nothing; a power cut may lose the last commits, never consistency
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_MS}")
     cursor.close()
 
 
