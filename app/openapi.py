@@ -15,6 +15,8 @@ from app.web import OpenAIError, Problem, Route
 
 REF = "#/components/schemas/{name}"
 PROBLEM_MEDIA = "application/problem+json"
+EVENTS_MEDIA = "text/event-stream"
+EVENTS = {"description": "Server-sent events; docs/api.md lists them."}
 IDENTIFIER = {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9._:-]+$"}
 REASONS = {
     200: "OK",
@@ -124,7 +126,7 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     for status, kind in route.answers.items():
         responses[str(status)] = _answer(status, kind, schemas)
     if route.streamed:
-        responses["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        responses["200"]["content"][EVENTS_MEDIA] = {"schema": EVENTS}
     openai = route.path.startswith("/v1/")
     media, problem = ("application/json", OpenAIError) if openai else (PROBLEM_MEDIA, Problem)
     for status in sorted({*route.all_errors} - set(route.answers)):
@@ -135,7 +137,7 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
 def _answer(status: int, kind: Any, schemas: dict[Any, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": REASONS[status]}
     if isinstance(kind, str):
-        answer["content"] = {kind: {"schema": {"type": "string"}}}
+        answer["content"] = {kind: {"schema": EVENTS if kind == EVENTS_MEDIA else {"type": "string"}}}
     elif kind is not None:
         answer["content"] = {"application/json": {"schema": schemas[kind]}}
     return answer
