@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reef.models.gguf import GgufHead
+from workers.engines.openvino_parts import silence_telemetry
 
 # How llama.cpp splits text before the byte pairs are merged, by `tokenizer.ggml.pre`. RE2 has no (?i:...) groups in the
 # middle, hence the spelled-out cases. A name that is not here is left to llama.cpp itself (engine `llama`).
@@ -64,6 +65,7 @@ def token_bytes(head: GgufHead) -> list[bytes]:
 
 def save_tokenizers(head: GgufHead, folder: Path) -> None:
     """Write openvino_tokenizer.xml and openvino_detokenizer.xml with their .bin files."""
+    silence_telemetry()
     import openvino as ov
     from openvino_tokenizers import tokenizer_pipeline as steps
     from openvino_tokenizers.utils import change_inputs_type, change_outputs_type

@@ -17,6 +17,7 @@ from reef.models.gguf import GgufHead, read_head
 from workers.engines.gguf_tokenizer import end_ids, save_tokenizers, token_bytes
 from workers.engines.openvino_cache import FORMAT, Manifest, Step
 from workers.engines.openvino_parts import make_pipeline, plain_import
+from workers.engines.openvino_weights import WIDEN_BELOW_BYTES, widen
 
 KV_BYTES_PER_VALUE = 1.25
 """Keys and values are kept in 8 bits with a scale and a zero point per group."""
@@ -68,6 +69,8 @@ def _save_network(source: Path, folder: Path) -> None:
     path = folder / "openvino_model.xml"
     model = ov.Core().read_model(str(path))
     apply_moc_transformations(model, cf=False)  # a fifth of the nodes go, and with them a part of every start
+    if source.stat().st_size < WIDEN_BELOW_BYTES:
+        widen(model)
     simple = folder / "simple.xml"
     ov.save_model(model, str(simple), compress_to_fp16=False)
     del model

@@ -1,0 +1,178 @@
+"""Which engine a worker gets, and why. The only place that knows all of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from reef.models import ModelError, ModelFile, ModelStore
+from reef.models.gguf import read_head
+from reef.ports import ChatEngine, ChatMessage, ChatRequest, ChatResult, EngineError, Progress
+from reef.settings import Settings
+from reef.topology import Device, EngineKind, Pool
+from workers.engines import llama
+from workers.engines.gguf_tokenizer import can_build
+from workers.engines.openvino_cache import UnreadableModelError
+
+log = logging.getLogger(__name__)
+
+OPENVINO_ARCHITECTURES = ("llama", "qwen2", "qwen3")
+OPENVINO_TENSORS = frozenset({"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K"})
+
+
+def choose_engine(settings: Settings, pool: Pool, device: Device) -> ChatEngine:
+    """The engine for this device of this pool, not loaded yet.
+
+    Raises EngineError with what to do next when there can be none.
+    """
+    kind = _kind(pool, device)
+    if kind == "simulated":
+        from workers.engines.simulated import SimulatedEngine
+
+        return SimulatedEngine(
+            pool.model or "simulated",
+            context_tokens=pool.context_tokens,
+            hang_s=pool.limits.hang_s,
+            trace_file=_trace_file(settings, pool, device),
+        )
+    if kind == "remote":
+        from workers.engines.remote import RemoteEngine
+
+        if not settings.remote_url:
+            raise EngineError("The remote engine needs the address of a server: set REEF_REMOTE_URL.")
+        return RemoteEngine(
+            settings.remote_url,
+            pool.model,
+            api_key=settings.remote_api_key,
+            context_tokens=pool.context_tokens,
+            streams=pool.streams,
+        )
+    try:
+        model = ModelStore(settings.data_dir).resolve(pool.model)
+        if kind == "auto":
+            return _automatic(settings, pool, device, model)
+    except ModelError as error:
+        raise EngineError(str(error)) from error
+    return _local(kind, settings, pool, device, model)
+
+
+def environment(pool: Pool, device: Device) -> dict[str, str]:
+    """Variables a worker's process must be started with, whichever engine it will choose."""
+    return llama.environment() if _kind(pool, device) in ("auto", "llama") else {}
+
+
+def why_not_openvino(model: ModelFile) -> str:
+    """Why OpenVINO cannot serve this model on this machine; empty where it can. Raises ModelError."""
+    machine = os.uname().machine
+    if machine != "x86_64":
+        return f"this machine is {machine}, and openvino-genai comes for x86-64"
+    if " avx2 " not in f" {_cpu_flags()} ":
+        return "this CPU has no AVX2"
+    head = read_head(model.path)
+    if head.architecture not in OPENVINO_ARCHITECTURES:
+        return f"OpenVINO does not read networks of kind {head.architecture!r} from this format"
+    if strange := sorted(head.tensor_types - OPENVINO_TENSORS):
+        return f"OpenVINO does not read tensors of type {', '.join(strange)}"
+    return can_build(head)
+
+
+def _kind(pool: Pool, device: Device) -> EngineKind:
+    """A device that is remote or simulated says so itself; `auto` never ends up there."""
+    if device.kind in ("remote", "simulated"):
+        return device.kind
+    return pool.engine
+
+
+def _automatic(settings: Settings, pool: Pool, device: Device, model: ModelFile) -> ChatEngine:
+    def portable() -> ChatEngine:
+        return _local("llama", settings, pool, device, model)
+
+    reason = why_not_openvino(model)
+    if reason:
+        log.info("engine llama for %s: %s", model.name, reason)
+        return portable()
+    log.info("engine openvino for %s: it reads the model and is the fastest on this CPU", model.name)
+    return WithFallback(_local("openvino", settings, pool, device, model), portable)
+
+
+def _local(kind: EngineKind, settings: Settings, pool: Pool, device: Device, model: ModelFile) -> ChatEngine:
+    trace_file = _trace_file(settings, pool, device)
+    if kind == "llama":
+        return llama.LlamaEngine(
+            model,
+            streams=pool.streams,
+            context_tokens=pool.context_tokens,
+            hang_s=pool.limits.hang_s,
+            trace_file=trace_file,
+        )
+    from workers.engines.openvino import OpenVinoEngine
+
+    return OpenVinoEngine(
+        model,
+        streams=pool.streams,
+        context_tokens=pool.context_tokens,
+        hang_s=pool.limits.hang_s,
+        trace_file=trace_file,
+        on_dead=_leave,
+    )
+
+
+def _leave(reason: str) -> None:
+    """An engine that is beyond repair: leave in good order, the supervisor starts a fresh process."""
+    log.error("the engine cannot go on (%s); this worker ends", reason)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _trace_file(settings: Settings, pool: Pool, device: Device) -> Path:
+    return settings.data_dir / "logs" / f"{pool.node(device)}.hang"
+
+
+def _cpu_flags() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
+
+
+class WithFallback:
+    """reef.ports.ChatEngine that loads a second engine where the first cannot read the model."""
+
+    def __init__(self, first: ChatEngine, second: Callable[[], ChatEngine]) -> None:
+        self._engine, self._second = first, second
+        self._describe()
+
+    def _describe(self) -> None:
+        self.name, self.model = self._engine.name, self._engine.model
+        self.context_tokens = self._engine.context_tokens
+
+    def load(self, progress: Progress) -> None:
+        """Load the first engine, or else the second."""
+        try:
+            self._engine.load(progress)
+        except UnreadableModelError as error:
+            log.warning("%s; another engine takes over", error)
+            self._engine.close()
+            self._engine = self._second()
+            self._engine.load(progress)
+        self._describe()
+
+    def generate(self, request: ChatRequest, on_text: Callable[[str], None], cancel: threading.Event) -> ChatResult:
+        """See reef.ports.ChatEngine."""
+        return self._engine.generate(request, on_text, cancel)
+
+    def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
+        """See reef.ports.ChatEngine."""
+        return self._engine.count_tokens(messages)
+
+    def steps(self) -> int:
+        """See reef.ports.ChatEngine."""
+        return self._engine.steps()
+
+    def close(self) -> None:
+        """See reef.ports.ChatEngine."""
+        self._engine.close()
