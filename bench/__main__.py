@@ -1,0 +1,44 @@
+"""`python -m bench [NAME ...]`: measure, print Markdown, keep JSON in bench/results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from bench import affinity, chat, flood, footprint, overhead, recovery
+from bench.machine import load_average, this_machine
+from bench.report import Report
+
+BENCHES: dict[str, tuple[str, Callable[[Report], None]]] = {
+    "overhead": ("What the product adds to an engine that costs nothing", overhead.run),
+    "chat": ("Chat beside the engine alone and beside llama.cpp's server", chat.run),
+    "affinity": ("Second turn with and without session affinity", affinity.run),
+    "recovery": ("A killed worker and a stopped reply", recovery.run),
+    "flood": ("Two hundred chats at once", flood.run),
+    "footprint": ("Memory, imports, and the time to get ready", footprint.run),
+}
+
+
+def main() -> int:
+    """Run the named benches, or all."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)} (default: all)")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.names if name not in BENCHES]
+    if unknown:
+        parser.error(f"no bench is called {unknown[0]}; there are {', '.join(BENCHES)}")
+    for name in arguments.names or BENCHES:
+        title, run = BENCHES[name]
+        report = Report(name=name, title=title, command=f'make bench BENCH="{name}"', machine=this_machine())
+        print(f"{name} …", file=sys.stderr, flush=True)
+        run(report)
+        report.load_after = load_average()
+        path = report.save()
+        print(report.markdown(), flush=True)
+        print(f"samples: {path}", file=sys.stderr, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
