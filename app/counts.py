@@ -21,10 +21,11 @@ class WebCounts:
         self.sockets_open = 0
         self.streams_open = 0
 
-    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+    def answered(self, route: str, method: str, status: int, seconds: float | None) -> None:
         """A request was answered, or its stream began."""
         self._requests.labels(route=route, method=method, status=str(status)).inc()
-        self._seconds.labels(route=route).observe(seconds)
+        if seconds is not None:
+            self._seconds.labels(route=route).observe(seconds)
 
     def turn(self, outcome: str) -> None:
         """A turn was accepted or refused."""

@@ -42,6 +42,7 @@ def _install_pages(app: Flask) -> None:
 
 def _count(response: Response) -> Response:
     route = str(request.url_rule.rule) if request.url_rule else "unmatched"
-    began_s = g.get("began_s", time.monotonic())
-    parts.services().counts.answered(route, request.method, response.status_code, time.monotonic() - began_s)
+    # a WebSocket comes by here when it ends: its life is no time to answer
+    took_s = None if route == sockets.PATH else time.monotonic() - g.get("began_s", time.monotonic())
+    parts.services().counts.answered(route, request.method, response.status_code, took_s)
     return response

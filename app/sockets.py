@@ -29,6 +29,7 @@ from app.session import ClientSession, TooLong
 
 log = logging.getLogger(__name__)
 
+PATH = "/ws"
 FRAME_MAX = 256 * 1024
 """Characters of a text frame, bytes of a binary one; a longer frame is thrown away as it comes and answered."""
 INBOX_MAX = 8
@@ -163,7 +164,7 @@ def install(app: Flask) -> None:
     """Serve /ws."""
     sock = flask_sock.Sock(app)
 
-    @sock.route("/ws")  # type: ignore[untyped-decorator]
+    @sock.route(PATH)  # type: ignore[untyped-decorator]
     def ws(connection: BoundedServer) -> None:
         serve(connection, services())
 

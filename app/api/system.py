@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from app import __version__
 from app import openapi as openapi_document
 from app.api.shapes import (
+    BetterModel,
     DeadJob,
     DeadJobs,
     DeviceStatus,
@@ -35,6 +38,7 @@ from reef import keys
 from reef.contracts.nodes import decode_report
 from reef.ledger import JobRecord, PoolLoad
 from reef.metrics import WorkerTexts, gauge
+from reef.models.catalogue import CatalogueEntry, load_catalogue
 from reef.topology import Pool
 from tasks.dispatch import BrokerDown
 
@@ -208,10 +212,21 @@ def _devices(pool: Pool, reports: Reports) -> list[DeviceStatus]:
 
 
 def _model(services: Services, reports: Reports) -> ModelStatus:
-    pool = services.topology.pool("chat")
     loaded = next((report.model for report in reports.values() if report.pool == "chat" and report.model), "")
-    name = loaded or pool.model
-    return ModelStatus(name=name, title=name, demo=False)
+    name = loaded or services.topology.pool("chat").model
+    catalogue = _catalogue()
+    entry = catalogue.get(name)
+    if entry is None:
+        return ModelStatus(name=name, title=Path(name).stem or name, demo=False)
+    offer = catalogue.get(entry.better)
+    # `up --model` fetches what is not there yet: one step
+    better = BetterModel(offer.title, f"make run MODEL={offer.name}") if offer else None
+    return ModelStatus(name=name, title=entry.title, demo=entry.demo, better=better)
+
+
+@functools.cache
+def _catalogue() -> dict[str, CatalogueEntry]:
+    return load_catalogue()
 
 
 def _dead(record: JobRecord) -> DeadJob:
