@@ -43,6 +43,12 @@ _RECENT = (
 _JOB_SECONDS = sa.select(sa.func.avg(_RECENT.c.seconds))
 _INSERT = jobs.insert()
 _NOW, _LEASE = sa.bindparam("now", type_=sa.Double), sa.bindparam("lease", type_=sa.Double)
+_OTHER = jobs.alias("other")
+_A_LAST_ATTEMPT_RUNS_HERE = sa.exists().where(
+    _OTHER.c.owner == sa.bindparam("new_owner"),
+    _OTHER.c.state == "running",
+    _OTHER.c.attempts >= _OTHER.c.attempts_max,
+)
 _CLAIM = (
     jobs.update()
     .where(
@@ -54,6 +60,8 @@ _CLAIM = (
             sa.and_(jobs.c.state == "queued", jobs.c.not_before <= _NOW),
             sa.and_(jobs.c.state == "running", jobs.c.lease_until < _NOW),
         ),
+        # a job on its last attempt may be what kills workers: two of them never share one (see `free`)
+        sa.or_(jobs.c.attempts == 0, jobs.c.attempts < jobs.c.attempts_max - 1, ~_A_LAST_ATTEMPT_RUNS_HERE),
     )
     .values(
         state="running",
@@ -64,6 +72,11 @@ _CLAIM = (
         started_at=_NOW,
     )
     .returning(*_RECORD)
+)
+_SEND_SOON = (
+    jobs.update()
+    .where(jobs.c.id == sa.bindparam("job_id"), jobs.c.state == "queued", jobs.c.attempts > 0)
+    .values(sent_at=0.0)
 )
 _MINE = sa.and_(
     jobs.c.id == sa.bindparam("job_id"), jobs.c.token == sa.bindparam("my_token"), jobs.c.state == "running"
@@ -136,6 +149,8 @@ class Ledger:
         values = {"job_id": job_id, "now": now, "lease": now + lease_s, "new_owner": owner}
         with self.database.write() as connection:
             row = connection.execute(_CLAIM, values).mappings().first()
+            if row is None:  # it may have to wait for its turn on this worker: its hint is used up
+                connection.execute(_SEND_SOON, {"job_id": job_id})
         if row is None:
             return None
         record = as_record(row)
@@ -328,15 +343,23 @@ def _mine(claim: Claim) -> dict[str, Any]:
 
 
 def free(connection: sa.Connection, which: sa.ColumnElement[bool], now: float, reason: str) -> None:
-    """Running jobs whose worker is gone: stopped ones end, exhausted ones are buried, the rest wait again."""
+    """Running jobs whose worker is gone: stopped ones end, exhausted ones are buried, the rest wait again.
+
+    Blame: a worker runs at most one job that is on its last attempt. If there was one, it is what the death is
+    blamed on, and the attempt of the jobs beside it does not count: one poisonous job cannot bury its neighbours.
+    """
     ended = {"finished_at": now, "owner": None}
+    last = sa.and_(which, ~jobs.c.stop_requested, jobs.c.attempts >= jobs.c.attempts_max)
+    blamed = set(connection.execute(sa.select(jobs.c.owner).where(last)).scalars())
     connection.execute(
         jobs.update().where(which, jobs.c.stop_requested).values(state="cancelled", error=reason, **ended)
     )
-    connection.execute(
-        jobs.update().where(which, jobs.c.attempts >= jobs.c.attempts_max).values(state="dead", error=reason, **ended)
-    )
-    connection.execute(jobs.update().where(which).values(state="queued", owner=None, sent_at=0.0, error=reason))
+    connection.execute(jobs.update().where(last).values(state="dead", error=reason, **ended))
+    waits = {"state": "queued", "owner": None, "sent_at": 0.0, "error": reason}
+    if blamed:
+        beside = sa.and_(which, jobs.c.owner.in_(blamed))
+        connection.execute(jobs.update().where(beside).values(attempts=jobs.c.attempts - 1, **waits))
+    connection.execute(jobs.update().where(which).values(**waits))
 
 
 def _row(new: NewJob, now: float) -> dict[str, Any]:

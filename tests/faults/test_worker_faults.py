@@ -100,8 +100,8 @@ def test_a_message_that_kills_its_worker_is_buried_and_others_are_served(start_r
         assert message_of(reef, other)["content"]
         after = chat.finish(chat.say("still there?", persona="carol"))
         assert message_of(reef, after)["content"]
-    dead = reef.get("/api/v1/system/dead")["dead"]
-    assert [job["run_id"] for job in dead] == [poison.run_id]
+    dead = reef.get("/api/v1/system/dead")["jobs"]
+    assert [job["id"] for job in dead] == [poison.run_id]
     failed = replies(reef, poison)
     assert [message["state"] for message in failed] == ["failed"]
 
@@ -116,7 +116,7 @@ def test_a_hung_device_call_ends_its_process_and_the_run_goes_on(start_reef: Sta
         assert reef.processes.pids()[NODE] != before
         chat.send({"type": "stop", "run_id": hung.run_id})
         chat.finish(hung)
-    traces = list(reef.data_dir.glob(f"logs/{NODE}*trace*"))
+    traces = list(reef.data_dir.glob(f"logs/{NODE}.hang"))
     assert any("generate" in trace.read_text() or "simulated" in trace.read_text() for trace in traces), traces
 
 

@@ -214,6 +214,39 @@ def test_a_job_that_kills_its_workers_is_buried_and_can_be_revived(ledger: Ledge
     assert ledger.claim(job.id, "w5", 5) is not None
 
 
+def test_a_poisonous_job_buries_nobody_but_itself(ledger: Ledger) -> None:
+    """Jobs that share a worker with one that kills it again and again are all still answered."""
+    poison, *others = [submit(ledger, attempts_max=3) for _ in range(4)]
+    for life in range(20):
+        claims = [ledger.claim(job.id, f"w{life}", 500) for job in (poison, *others)]
+        if claims[0] is not None:
+            ledger.release_owner(f"w{life}")
+            continue
+        for claim in claims:
+            if claim is not None:
+                ledger.finish(claim, "done")
+    assert ledger.get(poison.id).state == "dead"
+    assert [ledger.get(job.id).state for job in others] == ["done"] * 3
+
+
+def test_last_attempts_take_turns_on_a_worker_and_the_waiting_one_is_sent_again(ledger: Ledger) -> None:
+    """Two suspects never run side by side; the one that waits gets a new hint in the sweeper's next round."""
+    first, second = submit(ledger, attempts_max=2), submit(ledger, attempts_max=2)
+    for job in (first, second):
+        assert ledger.claim(job.id, "a", 500) is not None
+    ledger.release_owner("a")
+    running = ledger.claim(first.id, "b", 500)
+    assert running is not None
+    sent: list[str] = []
+    sweep(ledger, lambda record: sent.append(record.id), lambda _: 99)
+    sent.clear()
+    assert ledger.claim(second.id, "b", 500) is None
+    sweep(ledger, lambda record: sent.append(record.id), lambda _: 99)
+    assert sent == [second.id]
+    ledger.finish(running, "done")
+    assert ledger.claim(second.id, "b", 500) is not None
+
+
 def test_a_failed_attempt_waits_before_the_next(ledger: Ledger, clock: Clock) -> None:
     """`not_before` holds the job back, and the sweeper sends its hint when it is due."""
     job = submit(ledger, attempts_max=2)
