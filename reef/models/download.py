@@ -16,7 +16,6 @@ from reef.models.gguf import MAGIC
 
 log = logging.getLogger(__name__)
 
-CHUNK_BYTES = 1 << 20
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
 FAILURES_MAX = 6
@@ -107,8 +106,8 @@ class Download:
         self._note(response, start)
         with self.part.open("ab" if start else "wb") as file:
             got = start
-            for data in response.iter_bytes(CHUNK_BYTES):
-                if got == 0 and not data.startswith(MAGIC):
+            for data in response.iter_raw():  # unbuffered: what came before a cut counts
+                if got == 0 and data[:4] != MAGIC[: len(data)]:
                     raise ModelError(f"{self._state.url} is not a model in GGUF format (a web page, perhaps).")
                 file.write(data)
                 got += len(data)
