@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from bench import affinity, chat, flood, footprint, overhead, recovery
 from bench.machine import load_average, this_machine
+from bench.product import alone
 from bench.report import Report
 
 BENCHES: dict[str, tuple[str, Callable[[Report], None]]] = {
@@ -28,16 +29,25 @@ def main() -> int:
     unknown = [name for name in arguments.names if name not in BENCHES]
     if unknown:
         parser.error(f"no bench is called {unknown[0]}; there are {', '.join(BENCHES)}")
-    for name in arguments.names or BENCHES:
-        title, run = BENCHES[name]
-        report = Report(name=name, title=title, command=f'make bench BENCH="{name}"', machine=this_machine())
-        print(f"{name} …", file=sys.stderr, flush=True)
-        run(report)
-        report.load_after = load_average()
-        path = report.save()
-        print(report.markdown(), flush=True)
-        print(f"samples: {path}", file=sys.stderr, flush=True)
+    try:
+        with alone():
+            for name in arguments.names or BENCHES:
+                _run(name)
+    except BlockingIOError:
+        print("Another bench runs on this data; figures taken side by side would mean nothing.", file=sys.stderr)
+        return 1
     return 0
+
+
+def _run(name: str) -> None:
+    title, run = BENCHES[name]
+    report = Report(name=name, title=title, command=f'make bench BENCH="{name}"', machine=this_machine())
+    print(f"{name} …", file=sys.stderr, flush=True)
+    run(report)
+    report.load_after = load_average()
+    path = report.save()
+    print(report.markdown(), flush=True)
+    print(f"samples: {path}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import time
@@ -100,6 +101,15 @@ class Product:
             time.sleep(0.3)
             if sum(usage.cpu_s for usage in self.usage().values()) - before < 0.03:
                 return
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keep a second bench from throwing away the data of the first. Raises BlockingIOError while one runs."""
+    DATA.mkdir(parents=True, exist_ok=True)
+    with (DATA / "bench.lock").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 @contextmanager
