@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 ACCEPTING_MAX = 4
 """Turns that are being accepted at once. SQLite writes one at a time anyway, and who only reads need not wait behind
 hundreds of writers."""
-ACCEPT_WAIT_S = 5.0
+ACCEPT_WAIT_S = 20.0
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):

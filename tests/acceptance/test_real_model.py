@@ -31,7 +31,7 @@ def test_a_person_chats_in_a_browser(chat: ChatPage, page: Page, reef: Reef) -> 
     assert stored["state"] == "complete"
     assert stored["content"].strip()
     assert stored["usage"]["completion"] > 0
-    expect(page.get_by_text("coral-reef models pull").first).to_be_attached()
+    expect(page.get_by_text("make run MODEL=").first).to_be_attached()
 
 
 def test_a_refresh_in_mid_reply_loses_and_doubles_nothing(chat: ChatPage, page: Page, reef: Reef) -> None:

@@ -53,7 +53,7 @@ class LlamaEngine:
         self._file, self._streams = model, streams
         self._threads = threads or len(os.sched_getaffinity(0))
         self._watchdog = Watchdog(hang_s, trace_file)
-        self._key = secrets.token_urlsafe(24)
+        self.api_key = secrets.token_urlsafe(24)
         self._steps = 0
         self._closing = threading.Event()
         self._server: Any = None
@@ -72,7 +72,7 @@ class LlamaEngine:
         parameters.n_batch = parameters.n_ubatch = BATCH_TOKENS
         parameters.cache_ram_mib = PROMPT_CACHE_MIB
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = self._threads
-        parameters.api_keys = [self._key]
+        parameters.api_keys = [self.api_key]
         parameters.ui, parameters.verbosity = False, 0
         try:
             self._server = xllamacpp.Server(parameters)
@@ -105,8 +105,18 @@ class LlamaEngine:
 
     def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         """Length of these messages under the model's chat template."""
+        return len(self.prompt_ids(messages))
+
+    def prompt_ids(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """These messages as the model reads them."""
         prompt = self._ask("/apply-template", {"messages": _plain(messages)})["prompt"]
-        return len(self._ask("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})["tokens"])
+        answer = self._ask("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})
+        return [int(token) for token in answer["tokens"]]
+
+    @property
+    def address(self) -> str:
+        """Base URL of the server inside this process; it asks for `api_key`."""
+        return str(self._server.listening_address)
 
     def steps(self) -> int:
         """Answers of the server so far: tokens and prompt chunks."""
@@ -144,7 +154,7 @@ class LlamaEngine:
             address.hostname or "127.0.0.1", address.port, timeout=TOKENIZE_TIMEOUT_S
         )
         try:
-            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.api_key}"}
             connection.request("POST", path, json.dumps(body), headers)
             answer = connection.getresponse()
             data = json.loads(answer.read())

@@ -132,6 +132,10 @@ class OpenVinoEngine:
         """Length of these messages under the model's chat template."""
         return int(self._encode(messages).shape[1])
 
+    def prompt_ids(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """These messages as the model reads them."""
+        return [int(token) for token in self._encode(messages).data[0]]
+
     def steps(self) -> int:
         """Steps of the pipeline so far."""
         return self._steps

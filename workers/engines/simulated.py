@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from reef.ports import ChatMessage, ChatRequest, ChatResult, EngineError, EngineRefused, Progress
+from workers.engines.text import StopStrings
 from workers.watchdog import Watchdog
 
 TOKEN_MS = 20.0
@@ -59,7 +60,7 @@ class SimulatedEngine:
             )
         said = request.messages[-1].content if request.messages else ""
         self._obey(said)
-        tokens = 0
+        tokens, stops = 0, StopStrings(request.stop)
         cancel.wait(self._first_s)
         for piece in _words(said):
             if tokens >= request.tokens_max:
@@ -70,9 +71,12 @@ class SimulatedEngine:
                 return ChatResult("cancelled", prompt_tokens, tokens)
             self._steps += 1
             tokens += 1
-            if any(stop in piece for stop in request.stop):
-                break
-            on_text(piece)
+            if text := stops.feed(piece):
+                on_text(text)
+            if stops.hit:
+                return ChatResult("stop", prompt_tokens, tokens)
+        if text := stops.rest():
+            on_text(text)
         return ChatResult("stop", prompt_tokens, tokens)
 
     def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
@@ -86,6 +90,7 @@ class SimulatedEngine:
     def close(self) -> None:
         """Generations in flight end as cancelled."""
         self._closed.set()
+        self._watchdog.close()
 
     def _obey(self, said: str) -> None:
         command, _, argument = said.partition(" ")
