@@ -30,7 +30,6 @@ from reef.ledger import Claim, JobRecord, Ledger
 from reef.records.database import Database, migrate
 from reef.records.tables import jobs
 from reef.settings import Settings
-from reef.topology import load_topology
 
 QUEUES = """
 version: 1
@@ -312,7 +311,6 @@ def running_web(directory: Path, redis_url: str, port: int, *, queues: str = QUE
     queues_file = directory / "queues.yaml"
     queues_file.write_text(queues, encoding="utf-8")
     settings = Settings(data_dir=directory, port=port, redis_url=redis_url, queues_file=queues_file).changed(**fields)
-    load_topology(queues_file)
     migrate(settings.sqlalchemy_url)
     web = Web(settings)
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import httpx
+import pytest
 
+from app import sse
+from app.services import build
 from reef.contracts.events import Done, Queued, RunEvent, Token
 
 if TYPE_CHECKING:
@@ -89,17 +91,22 @@ def test_after_the_end_there_is_nothing_to_resume(web: Web, stage: Stage) -> Non
             assert (refused.status_code, refused.json()["code"]) == (400, "bad_event_id")
 
 
-def test_a_silent_stream_is_kept_alive(web: Web, stage: Stage) -> None:
+def test_a_silent_stream_is_kept_alive(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing happens a comment comes every fifteen seconds, so that no proxy closes the line."""
-    with web.client() as client:
-        run_id = start(client)
-        stage.take(run_id)
-        began = time.monotonic()
-        with client.stream("GET", f"{V1}/runs/{run_id}/events", timeout=30) as answer:
-            for line in answer.iter_lines():
-                if line.startswith(":"):
-                    break
-        assert 10 < time.monotonic() - began < 20
+    assert sse.HEARTBEAT_S == 15.0
+    monkeypatch.setattr(sse, "HEARTBEAT_S", 0.05)
+    parts = build(web.settings)
+    stream = sse.EventStream(parts, sse.open_listener(parts))
+    told = iter(stream)
+    try:
+        assert next(told).startswith("retry: ")
+        assert next(told) == next(told) == ": heartbeat\n\n"
+    finally:
+        stream.close()
+        parts.close()
+        parts.redis.close()
+        parts.database.dispose()
+    assert parts.counts.streams_open == 0
 
 
 def test_bad_requests_are_refused_before_a_stream_begins(web: Web) -> None:
