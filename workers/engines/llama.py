@@ -134,6 +134,7 @@ class LlamaEngine:
             "max_tokens": request.tokens_max,
             "temperature": request.temperature,
             "top_p": request.top_p,
+            "repeat_penalty": request.repetition_penalty,
             "stop": list(request.stop),
             "stream": True,
             "stream_options": {"include_usage": True},

@@ -171,6 +171,7 @@ class OpenVinoEngine:
         if request.temperature > 0:
             config.do_sample = True
             config.temperature, config.top_p = request.temperature, request.top_p
+            config.repetition_penalty = request.repetition_penalty
             config.rng_seed = secrets.randbits(31) if request.seed is None else request.seed % (1 << 31)
         if request.schema is not None:
             config.structured_output_config = self._genai.StructuredOutputConfig(json_schema=json.dumps(request.schema))
