@@ -49,6 +49,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     tokens_max: int
     temperature: float = 0.7
     top_p: float = 0.95
+    repetition_penalty: float = 1.0
+    """Above 1 makes words that were just said less likely; without it small models fall into loops."""
     stop: Sequence[str] = ()
     seed: int | None = None
     schema: Mapping[str, Any] | None = None

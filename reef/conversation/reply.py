@@ -25,6 +25,9 @@ from reef.ports import (
     RunWriter,
 )
 
+REPETITION_PENALTY = 1.1
+"""For personas. OpenAI clients get what they ask for and nothing else."""
+
 
 def write_reply(context: DeviceContext, claim: Claim, job: ChatJob, writer: RunWriter, hold: Hold) -> None:
     """Answer a message of a session and store the answer."""
@@ -42,6 +45,7 @@ def write_reply(context: DeviceContext, claim: Claim, job: ChatJob, writer: RunW
         messages=messages,
         tokens_max=tokens_max,
         temperature=persona.temperature if job.temperature is None else job.temperature,
+        repetition_penalty=REPETITION_PENALTY,
         cache_key=job.session_id,
         schema=job.schema,
     )

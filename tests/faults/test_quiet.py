@@ -29,7 +29,9 @@ exec "$0" tests/faults/quiet_program.py wire0 "$1"
 def may_unshare() -> bool:
     """Whether this user may make a network namespace with an interface in it."""
     tried = subprocess.run(
-        ["unshare", "--net", "ip", "link", "add", "wire0", "type", "veth", "peer", "name", "wire1"], capture_output=True, check=False
+        ["unshare", "--net", "ip", "link", "add", "wire0", "type", "veth", "peer", "name", "wire1"],
+        capture_output=True,
+        check=False,
     )
     return tried.returncode == 0
 
