@@ -1,7 +1,8 @@
 """Where turns are accepted and runs are stopped. REST, SSE, WebSocket and the OpenAI endpoints all come here.
 
-Order of an acceptance: the broker answers -> the ledger commits -> the `queued` event is in the run's stream -> the
-hint is on the queue -> the session's watchers hear of it. What fails on the way is taken back or left to the sweeper.
+Order of an acceptance: the broker answers -> the ledger commits -> the hint is on the queue, so that a worker can begin
+-> the `queued` event is in the run's stream, unless the worker was faster -> the session's watchers hear of it. What
+fails on the way is taken back or left to the sweeper.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 
 import msgspec
 import redis
+import sqlalchemy.exc
 
 from app.refusals import RETRY_SOON_S, BrokerAway, Refusal, refusal_of
 from app.relay import persona_of
@@ -21,7 +23,7 @@ from reef.contracts.events import Queued
 from reef.contracts.jobs import CompletionJob
 from reef.conversation.ends import end_event
 from reef.conversation.turns import Turn, Turns, total_streams
-from reef.ledger import JobRecord, Ledger
+from reef.ledger import JobRecord, Ledger, PoolLoad
 from reef.topology import Topology
 from tasks.dispatch import BrokerDown, Dispatcher
 
@@ -153,15 +155,16 @@ class Desk:
     ) -> Accepted:
         self._check_broker()
         turn = accept()
-        queued = self._queued(turn.run)
-        accepted = Accepted(run=turn.run, turn=turn, queued=queued, known=turn.known)
         try:
             if not turn.known:
-                self._hand_over(turn.run, queued)
+                self._dispatcher.send(turn.run)
         except BrokerDown:
             if take_back(turn):
-                self._forget_stream(turn.run.id)
                 raise
+        queued = self._queued(turn.run)
+        if not turn.known:
+            self._append(queued)
+        accepted = Accepted(run=turn.run, turn=turn, queued=queued, known=turn.known)
         if on_accepted is not None:
             on_accepted(accepted)
         if not turn.known:
@@ -171,12 +174,13 @@ class Desk:
     def _completion(self, job: CompletionJob) -> Accepted:
         self._check_broker()
         record = self._turns.complete(job)
-        queued = self._queued(record)
         try:
-            self._hand_over(record, queued)
+            self._dispatcher.send(record)
         except BrokerDown:
             if self._ledger.stop(record.id).state == "cancelled":
                 raise
+        queued = self._queued(record)
+        self._append(queued)
         return Accepted(run=record, queued=queued)
 
     def _check_broker(self) -> None:
@@ -186,7 +190,10 @@ class Desk:
             raise BrokerAway(str(error)) from error
 
     def _queued(self, record: JobRecord) -> Queued:
-        load = self._ledger.load(record.pool)
+        try:
+            load = self._ledger.load(record.pool)
+        except sqlalchemy.exc.SQLAlchemyError:
+            load = PoolLoad(0, 0, None)  # the run is accepted; its place in the queue is told again every second
         position = max(load.queued, 1)
         return Queued(
             run_id=record.id,
@@ -197,26 +204,19 @@ class Desk:
             persona_id=persona_of(record),
         )
 
-    def _hand_over(self, record: JobRecord, queued: Queued) -> None:
+    def _append(self, queued: Queued) -> None:
         try:
             streams.append(self._client, [queued])
         except streams.Fenced:
-            pass  # the sweeper was faster: a worker has begun
+            log.debug("run %s was begun before it was said to wait", queued.run_id)
         except (redis.RedisError, OSError) as error:
-            raise BrokerDown(f"the broker did not take the first event: {error}") from error
-        self._dispatcher.send(record)
+            log.warning("run %s waits unannounced: the broker does not answer (%s)", queued.run_id, error)
 
     def _tell_session(self, record: JobRecord) -> None:
         try:
             self._client.publish(keys.session_channel(record.session_id or ""), record.id)
         except (redis.RedisError, OSError) as error:
             log.warning("other tabs do not hear of run %s: the broker does not answer (%s)", record.id, error)
-
-    def _forget_stream(self, run_id: str) -> None:
-        try:
-            self._client.delete(keys.run_events(run_id))
-        except (redis.RedisError, OSError):
-            log.debug("the stream of withdrawn run %s expires by itself", run_id)
 
 
 def _keep(_turn: Turn) -> bool:

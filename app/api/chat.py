@@ -9,7 +9,7 @@ from flask import Response, request
 
 from app.api.shapes import AcceptedTurn, ChatRequest, MessageView, Reply
 from app.desk import Accepted
-from app.listener import Item, Listener
+from app.listener import Item, Listener, item
 from app.refusals import Refusal
 from app.services import Services
 from app.session import settled
@@ -18,6 +18,7 @@ from app.web import Answer, Call
 from reef.contracts.events import FINAL, Done, Error, Metrics, Stopped
 from reef.contracts.jobs import ChatJob
 from reef.conversation import store
+from reef.ledger import JobRecord
 
 KEY_CHARS_MAX = 128
 WAIT_SLICE_S = 5.0
@@ -35,7 +36,7 @@ def say(call: Call) -> Answer | Reply:
     listener = open_listener(services)
     waiting = EventStream(services, listener)
     try:
-        accepted = services.desk.say(**_words(body), on_accepted=lambda run: _follow(listener, run, whole=True))
+        accepted = services.desk.say(**_words(body), on_accepted=lambda run: _follow(listener, run))
         final = wait_for_end(services, listener, accepted)
     finally:
         waiting.close()
@@ -46,8 +47,13 @@ def say_streamed(call: Call) -> Response:
     """Say something and get the reply as server-sent events."""
     body: ChatRequest = call.body
 
+    def follow(listener: Listener, accepted: Accepted) -> None:
+        # the stream may lack this event where a worker was very fast
+        listener.tell(item(accepted.queued))
+        listener.follow(accepted.run.id, accepted.queued.seq, ended=_ended(accepted))
+
     def begin(listener: Listener) -> None:
-        call.services.desk.say(**_words(body), on_accepted=lambda run: _follow(listener, run, whole=False))
+        call.services.desk.say(**_words(body), on_accepted=lambda accepted: follow(listener, accepted))
 
     return stream(call.services, begin)
 
@@ -71,9 +77,9 @@ def wait_for_end(services: Services, listener: Listener, accepted: Accepted) -> 
     deadline = time.monotonic() + limit_s
     heard: list[Item] = []
     while time.monotonic() < deadline:
-        for item in listener.next(WAIT_SLICE_S):
-            heard.append(item)
-            if isinstance(item.event, FINAL):
+        for told in listener.next(WAIT_SLICE_S):
+            heard.append(told)
+            if isinstance(told.event, FINAL):
                 return heard
     detail = f"The reply was not ready after {limit_s:.0f} s; the run goes on and can be watched."
     raise Refusal(504, "not_ready", "Not ready in time", detail, run_id=accepted.run.id)
@@ -100,8 +106,12 @@ def _words(body: ChatRequest) -> dict[str, Any]:
     }
 
 
-def _follow(listener: Listener, accepted: Accepted, *, whole: bool) -> None:
-    listener.follow(accepted.run.id, whole=whole, ended=accepted.run if settled(accepted.run) else None)
+def _follow(listener: Listener, accepted: Accepted) -> None:
+    listener.follow(accepted.run.id, whole=True, ended=_ended(accepted))
+
+
+def _ended(accepted: Accepted) -> JobRecord | None:
+    return accepted.run if settled(accepted.run) else None
 
 
 def _reply(services: Services, accepted: Accepted, heard: list[Item]) -> Reply:
