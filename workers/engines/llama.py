@@ -20,8 +20,8 @@ from reef.ports import ChatMessage, ChatRequest, ChatResult, EngineError, Engine
 from workers.engines.text import StopStrings
 from workers.watchdog import Watchdog
 
-BATCH_TOKENS = 256
-"""Prompt tokens computed at a time: a stop is heard in between."""
+BATCH_TOKENS = 64
+"""Prompt tokens computed at a time: a stop is heard in between. 256 were no faster."""
 PROMPT_CACHE_MIB = 512
 TOKENIZE_TIMEOUT_S = 10.0
 
