@@ -18,7 +18,7 @@ from bench.rivals import rivals
 
 STREAMS = (1, 2, 4, 8)
 TOKENS = 64
-ROUNDS = 5
+ROUNDS = 4
 SYSTEM = "You are a marine biologist who explains the sea to curious people. You answer in long, vivid paragraphs."
 TOPICS = (
     "coral polyps and the algae that live in them",
