@@ -47,7 +47,15 @@ class Dispatcher:
             if prefer and pool.affinity and record.session_id and len(pool.devices) > 1:
                 queue = self._preferred(pool, record.session_id) or queue
             hint = msgspec.to_builtins(JobHint(job_id=record.id))
-            self.celery.send_task(record.task, kwargs={"hint": hint}, queue=queue, task_id=record.id)
+            # what Flower shows of the arguments is told here: working it out costs more than sending them
+            self.celery.send_task(
+                record.task,
+                kwargs={"hint": hint},
+                queue=queue,
+                task_id=record.id,
+                argsrepr="()",
+                kwargsrepr=f"{{'job_id': '{record.id}'}}",
+            )
         except (OperationalError, redis.RedisError, OSError) as error:
             raise BrokerDown(f"the broker did not take the job: {error}") from error
 

@@ -13,7 +13,7 @@ from reef.contracts.jobs import ChatJob, CompletionJob
 from reef.conversation import store
 from reef.conversation.prompt import MEMORIES_TOLD_MAX, build_prompt
 from reef.ledger.model import Claim
-from reef.personas.store import UnknownPersona, get_persona, recall
+from reef.personas.store import UnknownPersona, find_persona, recall
 from reef.ports import (
     ChatMessage,
     ChatRequest,
@@ -33,12 +33,12 @@ def write_reply(context: DeviceContext, claim: Claim, job: ChatJob, writer: RunW
     """Answer a message of a session and store the answer."""
     reply = _Reply(context, claim, writer, hold, job.persona_id)
     reply.announce()
-    try:
-        persona = get_persona(context.database, job.persona_id)
-    except UnknownPersona:
-        raise EngineRefused("This persona was deleted, so nobody can answer.") from None
-    memories = recall(context.database, persona.id, MEMORIES_TOLD_MAX)
     with context.database.read() as connection:
+        try:
+            persona = find_persona(connection, job.persona_id)
+        except UnknownPersona:
+            raise EngineRefused("This persona was deleted, so nobody can answer.") from None
+        memories = recall(connection, persona.id, MEMORIES_TOLD_MAX)
         said = _until(store.history(connection, job.session_id), job.prompt_message_id)
     messages, tokens_max = build_prompt(persona, memories, said, context.engine, job.tokens_max)
     request = ChatRequest(

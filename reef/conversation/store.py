@@ -91,18 +91,29 @@ def create_session(
     return session
 
 
+def look_up_session(connection: sa.Connection, session_id: str) -> Session | None:
+    """The session of that id, None where there is none."""
+    row = connection.execute(_SESSION_BY_ID, {"session": session_id}).mappings().first()
+    return Session(**row) if row else None
+
+
 def find_session(connection: sa.Connection, session_id: str) -> Session:
     """The session of that id. Raises UnknownSession."""
-    row = connection.execute(_SESSION_BY_ID, {"session": session_id}).mappings().first()
-    if row is None:
+    session = look_up_session(connection, session_id)
+    if session is None:
         raise UnknownSession(session_id)
-    return Session(**row)
+    return session
+
+
+def set_title(connection: sa.Connection, session_id: str, title: str) -> None:
+    """Give a session another title."""
+    connection.execute(sessions.update().where(sessions.c.id == session_id).values(title=title[:TITLE_CHARS_MAX]))
 
 
 def rename_session(database: Database, session_id: str, title: str) -> Session:
     """Give a session another title. Raises UnknownSession."""
     with database.write() as connection:
-        connection.execute(sessions.update().where(sessions.c.id == session_id).values(title=title[:TITLE_CHARS_MAX]))
+        set_title(connection, session_id, title)
         return find_session(connection, session_id)
 
 

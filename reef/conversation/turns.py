@@ -57,16 +57,11 @@ class Turns:
         """
         with self.database.write() as connection:
             persona = find_persona(connection, persona_id)
-            new_session = session_id is None
-            if session_id is not None:
-                try:
-                    store.find_session(connection, session_id)
-                except store.UnknownSession:
-                    new_session = True
-            else:
-                session_id = uuid.uuid4().hex
-            if new_session:
-                store.create_session(connection, persona.id, session_id, store.title_from(text))
+            session = store.look_up_session(connection, session_id) if session_id else None
+            new_session = session is None
+            if session is None:
+                session = store.create_session(connection, persona.id, session_id, store.title_from(text))
+            session_id = session.id
             prompt = store.new_message(session_id, "user", text)
             turn = self._accept(connection, persona.id, prompt, idempotency_key, tokens_max)
             if turn.known:
@@ -74,8 +69,8 @@ class Turns:
                     connection.execute(sessions.delete().where(sessions.c.id == session_id))
                 return turn
             store.add_message(connection, prompt)
-            if not new_session:
-                self._title_if_untitled(connection, session_id, text)
+            if not session.title:
+                store.set_title(connection, session_id, store.title_from(text))
         return msgspec.structs.replace(turn, new_session=new_session)
 
     def regenerate(self, message_id: str) -> Turn:
@@ -179,14 +174,6 @@ class Turns:
             idempotency_key=key,
         )
         return self.ledger.submit(connection, new, waiting_max=pool.limits.waiting_max, streams=total_streams(pool))
-
-    @staticmethod
-    def _title_if_untitled(connection: sa.Connection, session_id: str, text: str) -> None:
-        connection.execute(
-            sessions.update()
-            .where(sessions.c.id == session_id, sessions.c.title == "")
-            .values(title=store.title_from(text))
-        )
 
 
 def total_streams(pool: Pool) -> int:

@@ -21,6 +21,7 @@ from reef.records.tables import ACTIVE_STATES, jobs
 
 RECENT_JOBS = 20
 """Estimates of waiting time rest on this many of a pool's last jobs."""
+MEASURED_EVERY_S = 1.0
 
 _RECORD = [jobs.c[name] for name in JobRecord.__struct_fields__]
 
@@ -104,6 +105,7 @@ class Ledger:
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self.database = database
         self.clock = clock
+        self._measured: dict[str, tuple[float, float | None]] = {}
 
     # --- accepting
 
@@ -115,8 +117,6 @@ class Ledger:
         if new.idempotency_key and (known := self._by_key(connection, new.idempotency_key)):
             return known
         pool = type(new.job).POOL
-        if new.lane and (busy := self._lane_holder(connection, new.lane)):
-            raise LaneBusy(busy)
         load = self._load(connection, pool)
         if load.queued >= waiting_max:
             raise PoolFull(pool, load.queued, load.wait_s(load.queued + 1, streams))
@@ -125,7 +125,7 @@ class Ledger:
         try:
             with connection.begin_nested() if connection.dialect.name == "postgresql" else nullcontext():
                 connection.execute(_INSERT, values)
-        except IntegrityError:  # PostgreSQL: another transaction was faster; SQLite writes one at a time
+        except IntegrityError:  # the lane is taken, or another transaction was faster with this key
             if new.idempotency_key and (known := self._by_key(connection, new.idempotency_key)):
                 return known
             if new.lane and (busy := self._lane_holder(connection, new.lane)):
@@ -280,11 +280,19 @@ class Ledger:
         with self.database.read() as connection:
             return self._load(connection, pool)
 
-    @staticmethod
-    def _load(connection: sa.Connection, pool: str) -> PoolLoad:
+    def _load(self, connection: sa.Connection, pool: str) -> PoolLoad:
         counts: dict[str, int] = dict(connection.execute(_BY_STATE, {"of_pool": pool}).all())
-        seconds = connection.execute(_JOB_SECONDS, {"of_pool": pool}).scalar()
+        seconds = self._job_seconds(connection, pool)
         return PoolLoad(counts.get("queued", 0), counts.get("running", 0), seconds)
+
+    def _job_seconds(self, connection: sa.Connection, pool: str) -> float | None:
+        """Mean run time of the pool's last jobs, read again when a second has passed."""
+        now = self.clock()
+        known = self._measured.get(pool)
+        if known is None or not 0.0 <= now - known[0] < MEASURED_EVERY_S:
+            known = (now, connection.execute(_JOB_SECONDS, {"of_pool": pool}).scalar())
+            self._measured[pool] = known
+        return known[1]
 
     def positions(self, pool: str) -> dict[str, int]:
         """Place in the queue (1 is next) of every waiting job of a pool."""

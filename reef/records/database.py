@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 POOL_CONNECTIONS_MAX = 20
@@ -39,10 +38,13 @@ class Database:
                 "isolation_level": None,
                 "check_same_thread": False,
             }
+            options["isolation_level"] = "AUTOCOMMIT"
+            options["pool_reset_on_return"] = None  # nothing is ever left open
         else:
             options["pool_pre_ping"] = True
             options["connect_args"] = {"connect_timeout": 5}
         self.engine = sa.create_engine(self.url, **options)
+        self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         if self.kind == "sqlite":
             sa.event.listen(self.engine, "connect", _sqlite_pragmas)
 
@@ -53,7 +55,7 @@ class Database:
             with self.engine.begin() as connection:
                 yield connection
             return
-        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with self.engine.connect() as connection:
             self._begin(connection)
             try:
                 yield connection
@@ -80,12 +82,9 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection for queries, each its own snapshot."""
-        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        engine = self.engine if self.kind == "sqlite" else self._reading
+        with engine.connect() as connection:
             yield connection
-
-    def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-        """An INSERT that knows ON CONFLICT in this database's dialect."""
-        return sqlite.insert(table) if self.kind == "sqlite" else postgresql.insert(table)
 
     def ping(self) -> None:
         """Raises sqlalchemy.exc.SQLAlchemyError when the database does not answer."""
