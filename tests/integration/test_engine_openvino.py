@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -132,11 +134,8 @@ def test_closing_ends_what_runs(engine: OpenVinoEngine) -> None:
         engine.generate(LONG, lambda text: None, threading.Event())
 
 
-def test_no_telemetry_is_loaded(engine: OpenVinoEngine) -> None:
+def test_no_telemetry_is_loaded() -> None:
     """OpenVINO's telemetry client is not even imported by a fresh process that loads the engine's libraries."""
-    import subprocess
-    import sys
-
     program = (
         "import sys; from workers.engines.openvino_parts import plain_import; plain_import(); "
         "sys.exit(sys.modules.get('openvino_telemetry') is not None)"

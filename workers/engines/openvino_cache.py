@@ -32,7 +32,7 @@ from reef.ports import EngineError, Progress
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever openvino_convert writes something else than before."""
 CONVERT_TIMEOUT_S = 1800.0
 ERROR_TAIL_CHARS = 600
