@@ -50,7 +50,7 @@ def _values(node: Any) -> Any:
 
     shape = list(node.get_output_shape(0))
     raw = node.get_data(dtype=np.uint8).reshape(-1)
-    if raw.size == np.prod(shape):  # 8 bits, or 4 bits that the binding has unpacked (it does so for some constants)
+    if node.get_element_type().get_type_name() == "u8":
         return raw.reshape(shape)
     halves = np.empty(raw.size * 2, np.uint8)
     halves[0::2], halves[1::2] = raw & 15, raw >> 4

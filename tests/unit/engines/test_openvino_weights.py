@@ -17,12 +17,15 @@ import openvino as ov  # noqa: E402 - after its telemetry was silenced
 from openvino import opset13 as op  # noqa: E402
 
 Array = NDArray[Any]
+_alive: list[Array] = []
+"""A tensor of packed numbers shares the memory of its array and does not keep it."""
 
 
 def packed(values: Array) -> Any:
     """A constant of 4-bit numbers."""
     flat = values.astype(np.uint8).reshape(-1)
     raw = (flat[0::2] | (flat[1::2] << 4)).astype(np.uint8)
+    _alive.append(raw)
     return op.constant(ov.Tensor(raw, ov.Shape(values.shape), ov.Type.u4))
 
 
