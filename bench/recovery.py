@@ -22,7 +22,7 @@ from bench.simulated import STEADY
 KILLS = 3
 STOPS = 20
 AT_TOKEN_EVENTS = 5
-LOOK_S = 0.005
+LOOK_S = 0.02
 HEALTHY_S = 11.0
 """A worker that lived this long is restarted at once (workers.supervisor.HEALTHY_AFTER_S)."""
 QUESTION = "Tell me everything about the sea: its fish, its storms, its islands and its people. Be long and thorough. "

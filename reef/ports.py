@@ -8,14 +8,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
 from reef.contracts.events import Event
-from reef.ledger import Claim, Ledger
-from reef.records.database import Database
 from reef.topology import Pool
+
+if TYPE_CHECKING:
+    # an engine that is being loaded must not wait for the database library to be imported
+    from reef.ledger import Claim, Ledger
+    from reef.records.database import Database
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "cancelled"]
