@@ -23,6 +23,8 @@ from workers.watchdog import Watchdog
 BATCH_TOKENS = 64
 """Prompt tokens computed at a time: a stop is heard in between. 256 were no faster."""
 PROMPT_CACHE_MIB = 512
+WARM_HANG_S = 600.0
+"""The first request reads a large model from the disk; that is no hang."""
 TOKENIZE_TIMEOUT_S = 10.0
 
 
@@ -80,7 +82,9 @@ class LlamaEngine:
             raise EngineError(f"llama.cpp cannot load {self._file.path}: {error}") from error
         progress(0.8, f"Warming {self.model}")
         # also needed for closing: a server that is deleted before its first request hangs
+        hang_s, self._watchdog.timeout_s = self._watchdog.timeout_s, max(self._watchdog.timeout_s, WARM_HANG_S)
         self.generate(ChatRequest([ChatMessage("user", "Hi")], tokens_max=2), lambda text: None, threading.Event())
+        self._watchdog.timeout_s = hang_s
         progress(1.0, "")
 
     def generate(self, request: ChatRequest, on_text: Callable[[str], None], cancel: threading.Event) -> ChatResult:

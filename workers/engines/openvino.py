@@ -36,6 +36,8 @@ HANDOVER_S = 0.002
 """Longest pause after a step in which callers take their tokens."""
 FIRST_TOKEN_PAUSE_S = 0.001
 """Pause after a reply's first token, so that it leaves the process before the next step computes."""
+WARM_HANG_S = 600.0
+"""The first step repacks the weights: a large model takes minutes for it on a busy machine, and does not hang."""
 RESTARTS_MAX = 3
 """Failed steps in a row after which the engine gives up."""
 IDLE_WAIT_S = 0.5
@@ -104,7 +106,9 @@ class OpenVinoEngine:
         self._thread = threading.Thread(target=self._run, name="openvino", daemon=True)
         self._thread.start()
         progress(0.95, f"Warming {self.model}")
+        hang_s, self._watchdog.timeout_s = self._watchdog.timeout_s, max(self._watchdog.timeout_s, WARM_HANG_S)
         self.generate(ChatRequest([ChatMessage("user", "Hi")], tokens_max=2), lambda text: None, threading.Event())
+        self._watchdog.timeout_s = hang_s
         progress(1.0, "")
 
     def generate(self, request: ChatRequest, on_text: Callable[[str], None], cancel: threading.Event) -> ChatResult:
