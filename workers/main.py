@@ -7,11 +7,13 @@ and everything else (workers/worker.py) is imported while the device is busy wit
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from reef.ports import ChatEngine, EngineError
 from reef.settings import Settings, load_settings
@@ -22,12 +24,18 @@ from workers.logs import configure_logging
 log = logging.getLogger(__name__)
 
 
+AUTOGROUP = Path("/proc/self/autogroup")
+
+
 def pin(pool: Pool, device: Device) -> None:
     """Give this process the device's CPU cores and the pool's priority."""
     if device.cores:
         os.sched_setaffinity(0, device.cores)
     if pool.nice:
         os.nice(pool.nice)
+        # where the kernel groups processes by session, as desktops do, it compares groups and not the processes in them
+        with contextlib.suppress(OSError):
+            AUTOGROUP.write_text(str(pool.nice), encoding="ascii")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
