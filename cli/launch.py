@@ -229,12 +229,14 @@ class ReefProcesses:
 
     def worker_spec(self, pool: Pool, device: Device) -> ProcessSpec:
         """How the worker of one device is run."""
+        from workers.engines.select import environment
+
         node = pool.node(device)
-        argv = _python("workers.main", "--pool", pool.name, "--device", device.name)
+        argv = _python("workers.main", "--pool", pool.name, "--device", device.address)
         return ProcessSpec(
             name=node,
             argv=argv,
-            environment=self._environment(node=node),
+            environment=self._environment(node=node) | environment(pool, device),
             directory=CODE,
             on_exit=lambda report: self._hand_back(node, report),
             stop_grace_s=pool.limits.drain_s + WORKER_GRACE_EXTRA_S,

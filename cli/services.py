@@ -17,7 +17,7 @@ from cli.errors import Problem
 from cli.launch import CODE, bring_up_to_date, check_broker, is_loopback, local_devices, read_topology
 from cli.options import data_dir_option, settings_with
 from reef.settings import Settings, inherited_environment
-from reef.topology import Pool, Topology
+from reef.topology import Device, Pool, Topology
 from workers.supervisor import ProcessSpec, Supervisor
 
 GRACE_EXTRA_S = 5.0
@@ -43,6 +43,7 @@ def worker(pool_name: str, device_name: str | None, data_dir: object) -> None:
     """Run the worker of one device, or of all devices of a pool on this machine. Needs REEF_REDIS_URL."""
     from cli.models import ensure_models
     from cli.show import Show
+    from workers.engines.select import environment
 
     settings = _connected(settings_with(data_dir=data_dir))
     topology = read_topology(settings)
@@ -62,10 +63,10 @@ def worker(pool_name: str, device_name: str | None, data_dir: object) -> None:
     with Show() as show:
         ensure_models(settings, [pool], show)
     if len(devices) == 1:
-        node = pool.node(devices[0])
-        arguments = ["--pool", pool.name, "--device", devices[0].name]
-        _become(settings.changed(node=node), "workers.main", *arguments)
-    _supervise(settings, pool, [(pool.node(device), device.name) for device in devices])
+        arguments = ["--pool", pool.name, "--device", devices[0].address]
+        wanted = environment(pool, devices[0])
+        _become(settings.changed(node=pool.node(devices[0])), "workers.main", *arguments, environment=wanted)
+    _supervise(settings, pool, devices)
 
 
 @click.command()
@@ -127,8 +128,9 @@ def _become(settings: Settings, module: str, *arguments: str, environment: dict[
     os.execve(sys.executable, [sys.executable, "-m", module, *arguments], merged)  # noqa: S606
 
 
-def _supervise(settings: Settings, pool: Pool, devices: list[tuple[str, str]]) -> None:
+def _supervise(settings: Settings, pool: Pool, devices: list[Device]) -> None:
     """Run the workers of several devices until SIGTERM or Ctrl-C."""
+    from workers.engines.select import environment
     from workers.recovery import recover_node
 
     stop = threading.Event()
@@ -138,14 +140,15 @@ def _supervise(settings: Settings, pool: Pool, devices: list[tuple[str, str]]) -
     logs.mkdir(parents=True, exist_ok=True, mode=0o700)
     supervisor = Supervisor(logs)
     try:
-        for node, device in devices:
-            argv = [sys.executable, "-m", "workers.main", "--pool", pool.name, "--device", device]
-            environment = inherited_environment() | settings.changed(node=node).environment()
+        for device in devices:
+            node = pool.node(device)
+            argv = [sys.executable, "-m", "workers.main", "--pool", pool.name, "--device", device.address]
+            own = settings.changed(node=node).environment() | environment(pool, device)
             supervisor.start(
                 ProcessSpec(
                     node,
                     argv,
-                    environment,
+                    inherited_environment() | own,
                     CODE,
                     on_exit=lambda report: recover_node(settings, report.name),
                     stop_grace_s=pool.limits.drain_s + GRACE_EXTRA_S,

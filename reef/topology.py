@@ -38,6 +38,11 @@ class Device(msgspec.Struct, frozen=True):
     host: str = ""
     """Empty: the machine that runs `coral-reef up`."""
 
+    @property
+    def address(self) -> str:
+        """The device as queues.yaml writes it, with its host: what names it on a command line."""
+        return f"{self.name}@{self.host}" if self.host else self.name
+
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Bounds of a pool. Every queue has one and says so when it is reached."""
@@ -80,7 +85,10 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     def device(self, name: str) -> Device:
         """The device of that name (with or without its host). Raises KeyError naming the pool's devices."""
         for device in self.devices:
-            if name in (device.name, f"{device.name}@{device.host}"):
+            if name == device.address:
+                return device
+        for device in self.devices:
+            if name == device.name:
                 return device
         known = ", ".join(d.name for d in self.devices) or "none"
         raise KeyError(f"pool {self.name} has no device {name!r}; queues.yaml gives it: {known}")

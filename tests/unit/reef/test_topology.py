@@ -81,6 +81,14 @@ def test_devices_are_read_as_written(tmp_path: Path) -> None:
         pool.device("usb:7")
 
 
+def test_the_same_device_on_two_hosts_is_told_apart(tmp_path: Path) -> None:
+    """The address that a command line carries names one of them."""
+    text = "version: 1\npools:\n  chat: {queue: chat, devices: [cpu@alpha, cpu@beta]}\n"
+    pool = load_topology(write(tmp_path, text)).pool("chat")
+    assert [pool.device(device.address) for device in pool.devices] == list(pool.devices)
+    assert pool.device("cpu@beta").host == "beta"
+
+
 def test_the_model_setting_overrides_the_chat_pool_only(tmp_path: Path) -> None:
     """`--model` changes who answers, not who embeds."""
     path = write(tmp_path, "version: 1\npools:\n  chat: {queue: c, model: a}\n  embed: {queue: e, model: b}\n")
