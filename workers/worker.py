@@ -10,7 +10,6 @@ from typing import Any
 
 # celery looks for these when its worker starts; here they are imported while the model is still being loaded
 import celery.apps.worker
-import celery.concurrency.thread
 import celery.worker.consumer  # noqa: F401
 import kombu.transport.redis  # noqa: F401
 import redis
@@ -106,7 +105,7 @@ class Worker:
         chat.register(app)
         return app.Worker(
             hostname=f"{self.settings.node}@{os.uname().nodename}",
-            pool="threads",
+            pool="workers.task_pool:TaskPool",
             concurrency=self.pool.streams,
             # its own queue first: turns whose prompt cache this device holds
             queues=[keys.node_queue(self.pool.queue, self.settings.node), self.pool.queue],
