@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs the Debian packages that the tests need and pip cannot bring: a browser, a PostgreSQL server,
-# and the OpenMP runtime of the llama engine.
+# Installs the Debian packages that the tests need and pip cannot bring: a browser and what drives it, a PostgreSQL
+# server, and the OpenMP runtime of the llama engine.
 # Installs nothing that is there already; without the rights to install it says what to type.
 set -euo pipefail
 
@@ -9,6 +9,8 @@ command -v chromium >/dev/null || missing+=(chromium)
 command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 # OpenMP runtime of the llama engine
 compgen -G '/usr/lib/*/libgomp.so.1' >/dev/null || missing+=(libgomp1)
+# what the browser's driver is linked with
+compgen -G '/usr/lib/*/libatomic.so.1' >/dev/null || missing+=(libatomic1)
 ((${#missing[@]})) || exit 0
 
 as_root=()
