@@ -19,7 +19,7 @@ from bench.product import Product, queues, running, the_model
 from bench.report import Goal, Report, Table
 from bench.simulated import STEADY
 
-KILLS = 3
+KILLS = 5
 STOPS = 20
 AT_TOKEN_EVENTS = 5
 LOOK_S = 0.02
