@@ -13,8 +13,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def plan(*arguments: str) -> str:
-    """What make would run."""
-    answer = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    """What make would run, whatever a `make` around these tests was told."""
+    alone = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKEOVERRIDES", "ARGS")}
+    answer = subprocess.run(["make", "-n", *arguments], cwd=ROOT, env=alone, capture_output=True, text=True, check=True)
     return answer.stdout
 
 
