@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import secrets
 import socket
 import sys
@@ -226,6 +227,8 @@ class ReefProcesses:
         supervisor.start(self._spec("sweeper", _python("workers.sweeper"), phase=1))
         if self.flower is not None:
             supervisor.start(self._flower_spec(self.flower))
+        # while the processes start: the first death must not wait for half a second of imports
+        importlib.import_module("workers.recovery")
 
     def worker_spec(self, pool: Pool, device: Device) -> ProcessSpec:
         """How the worker of one device is run."""
