@@ -38,6 +38,10 @@ FIRST_TOKEN_PAUSE_S = 0.001
 """Pause after a reply's first token, so that it leaves the process before the next step computes."""
 WARM_HANG_S = 600.0
 """The first step repacks the weights: a large model takes minutes for it on a busy machine, and does not hang."""
+ARRIVAL_PAUSE_S = 0.008
+"""Pause after a step while conversations come in one after another: what brings them needs the interpreter lock."""
+ARRIVING_S = 0.15
+"""One that came in makes another likely for this long."""
 RESTARTS_MAX = 3
 """Failed steps in a row after which the engine gives up."""
 IDLE_WAIT_S = 0.5
@@ -85,6 +89,7 @@ class OpenVinoEngine:
         self._request_ids = itertools.count()
         self._steps = 0
         self._failed_steps = 0
+        self._arriving_until = 0.0
         self._dead = "the engine is not loaded"
         self._thread: threading.Thread | None = None
 
@@ -265,6 +270,7 @@ class OpenVinoEngine:
                 stream.tokens.put(EngineRefused(f"{self.model} refuses this request: {error}"))
                 continue
             self._live.append(stream)
+            self._arriving_until = time.monotonic() + ARRIVING_S
 
     def _cancel(self) -> None:
         for stream in [stream for stream in self._live if stream.cancel.is_set()]:
@@ -312,6 +318,8 @@ class OpenVinoEngine:
                 break
         if first:
             time.sleep(FIRST_TOKEN_PAUSE_S)
+        if self._arriving_until > time.monotonic() and len(self._live) < self._streams:
+            time.sleep(ARRIVAL_PAUSE_S)
 
     def _recover(self, error: RuntimeError) -> None:
         """A step that raised leaves the pipeline unusable: end what runs and build it anew."""
