@@ -23,8 +23,8 @@ from workers.logs import configure_logging
 
 log = logging.getLogger(__name__)
 
-
 AUTOGROUP = Path("/proc/self/autogroup")
+"""Priority of this process's group, on kernels that schedule sessions against each other."""
 
 
 def pin(pool: Pool, device: Device) -> None:
