@@ -81,7 +81,7 @@ class Product:
                 parent = psutil.Process(pid)
                 children = parent.children(recursive=True)
                 # gunicorn's parent does nothing but wait
-                serving = children if name == "web" and children else [parent]
+                serving = children if name == "web" and children else [parent, *children]
                 found[name] = Usage(
                     sum(one.memory_info().rss for one in serving),
                     sum(times.user + times.system for times in (one.cpu_times() for one in serving)),

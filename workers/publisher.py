@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 FLUSH_S = 0.025
 """Longest wait of a piece of text that is not the first."""
+COMPANY_S = 0.003
+"""Such a piece waits at least this long: the streams of a batch speak in the same moment."""
 RETRY_S = 0.2
 KEEP_UNSENT_S = 60.0
 """A finished run whose events the broker never took is forgotten after this; the database has its reply."""
@@ -69,8 +71,11 @@ class Publisher:
         self._thread.join(timeout_s)
 
     def _loop(self) -> None:
+        flushed_at = 0.0
         while not self._stopping:
             self._wake.wait()
+            self._urgent.wait(max(COMPANY_S, FLUSH_S - (time.monotonic() - flushed_at)))
+            flushed_at = time.monotonic()
             self._wake.clear()
             self._urgent.clear()
             with self._lock:
@@ -86,7 +91,6 @@ class Publisher:
             with self._lock:
                 if not self._dirty:
                     self._idle.set()
-            self._urgent.wait(FLUSH_S)
 
     def _keep(self, writers: list[Writer]) -> None:
         now = time.monotonic()

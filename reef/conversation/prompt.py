@@ -13,6 +13,8 @@ MEMORY_CHARS_MAX = 2_000
 WINDOW_STEP = 8
 """The window over a long conversation moves by this many messages at once, so that most turns begin with the same
 prefix and the device's prompt cache holds."""
+MARKUP_TOKENS_MAX = 64
+"""What a chat template puts around a message, at most."""
 ANSWER_TOKENS_MIN = 64
 """A prompt that leaves less room than this for the answer is shortened."""
 
@@ -34,11 +36,18 @@ def build_prompt(
     start = 0
     while True:
         prompt = head + turns[start:]
+        if _surely_fits(prompt, engine.context_tokens - tokens_max):
+            return prompt, tokens_max
         used = engine.count_tokens(prompt)
         room = engine.context_tokens - used
         if room >= min(tokens_max, max(ANSWER_TOKENS_MIN, engine.context_tokens // 4)) or start >= len(turns) - 1:
             return prompt, max(1, min(tokens_max, room))
         start = min(start + WINDOW_STEP, len(turns) - 1)
+
+
+def _surely_fits(prompt: Sequence[ChatMessage], tokens: int) -> bool:
+    """Whether the prompt is this short without its tokens being counted: none stands for less than a byte."""
+    return sum(len(message.content.encode()) + MARKUP_TOKENS_MAX for message in prompt) <= tokens
 
 
 def system_text(persona: Persona, memories: Sequence[Memory]) -> str:

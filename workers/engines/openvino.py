@@ -1,66 +1,74 @@
-"""The OpenVINO engine: continuous batching in this process, all streams of a device in one batch.
+"""The OpenVINO engine: continuous batching, all streams of a device in one batch, in a device process of its own.
 
-One thread owns the pipeline and makes every call of it. `step()` keeps the interpreter lock while it computes, so the
-thread hands the lock over after each step: callers turn their new tokens into text then, and a stop gets through.
+What lives here is the worker's side: it starts the device process (openvino_device.py), passes generations on and
+turns the tokens that come back into text. Nothing of OpenVINO is imported: a step of its pipeline holds the interpreter
+lock, and a worker that claims and tells meanwhile would have to wait for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import json
 import logging
 import os
 import queue
-import secrets
+import select
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 
 from reef.models import ModelFile
 from reef.ports import ChatMessage, ChatRequest, ChatResult, EngineError, EngineRefused, FinishReason, Progress
 from workers.engines.openvino_cache import Manifest, UnreadableModelError, discard, prepared
-from workers.engines.openvino_parts import make_pipeline, plain_import
+from workers.engines.openvino_wire import (
+    FIRST_HANG_S,
+    Answer,
+    Cancel,
+    Dying,
+    Encode,
+    Encoded,
+    End,
+    Generate,
+    Open,
+    Opened,
+    Request,
+    Step,
+    Wire,
+)
 from workers.engines.text import StopStrings, Utf8Stream
-from workers.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
+CODE = Path(__file__).resolve().parents[2]
 BLOCK_TOKENS = 32
 KV_BYTES_MAX = 1 << 30
 """Memory for keys and values, prefix cache included; one full context is granted even where it needs more."""
-HANDOVER_S = 0.002
-"""Longest pause after a step in which callers take their tokens."""
-FIRST_TOKEN_PAUSE_S = 0.001
-"""Pause after a reply's first token, so that it leaves the process before the next step computes."""
-WARM_HANG_S = 600.0
-"""The first step repacks the weights: a large model takes minutes for it on a busy machine, and does not hang."""
-ARRIVAL_PAUSE_S = 0.008
-"""Pause after a step while conversations come in one after another: what brings them needs the interpreter lock."""
-ARRIVING_S = 0.15
-"""One that came in makes another likely for this long."""
-RESTARTS_MAX = 3
-"""Failed steps in a row after which the engine gives up."""
-IDLE_WAIT_S = 0.5
-
-_End = Literal["stop", "length", "cancelled"]
+ENCODE_WAIT_S = 30.0
+"""The device answers between two steps."""
+LISTEN_S = 1.0
+SILENCE_FACTOR = 1.5
+"""Of the time one step may take. The device's watchdog comes first, and leaves its stacks."""
+CLOSE_WAIT_S = 5.0
+"""A device process that has not gone by then is killed."""
 
 
 class _Stream:
-    """One generation on its way. `tokens` carries lists of ids, then one end or one error."""
+    """One generation on its way. `tokens` carries lists of ids, then one end."""
 
-    def __init__(self, request: ChatRequest, ids: Any, config: Any, cancel: threading.Event) -> None:
-        self.request, self.ids, self.config, self.cancel = request, ids, config, cancel
-        self.tokens: queue.SimpleQueue[list[int] | _End | EngineError] = queue.SimpleQueue()
-        self.handle: Any = None
-        self.began = False
+    def __init__(self, cancel: threading.Event) -> None:
+        self.cancel = cancel
+        self.cancelled = False
+        self.tokens: queue.SimpleQueue[Sequence[int] | End] = queue.SimpleQueue()
 
 
 class OpenVinoEngine:
-    """reef.ports.ChatEngine over openvino_genai.ContinuousBatchingPipeline."""
+    """reef.ports.ChatEngine over a device process."""
 
     name = "openvino"
 
@@ -75,75 +83,88 @@ class OpenVinoEngine:
         threads: int | None = None,
         on_dead: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """`on_dead` is called once, from the engine's thread, when it cannot go on."""
+        """`on_dead` is called once, from the engine's thread, when the device process is gone."""
         self.model, self.context_tokens = model.name, context_tokens
-        self._file, self._streams, self._on_dead = model, streams, on_dead
+        self._file, self._slots, self._on_dead = model, streams, on_dead
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._chunk_tokens = _chunk_tokens(model.size_bytes)
-        self._watchdog = Watchdog(hang_s, trace_file)
-        self._waiting: queue.SimpleQueue[_Stream] = queue.SimpleQueue()
-        self._taken: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._live: list[_Stream] = []
-        self._wake, self._closing = threading.Event(), threading.Event()
-        self._admission = threading.Lock()
-        self._request_ids = itertools.count()
+        self._hang_s, self._trace_file = hang_s, trace_file
+        self._ids = itertools.count(1)
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._streams: dict[int, _Stream] = {}
+        self._asked: dict[int, queue.SimpleQueue[Encoded]] = {}
+        self._opened: queue.SimpleQueue[Opened] = queue.SimpleQueue()
+        self._pieces: list[bytes] = []
         self._steps = 0
-        self._failed_steps = 0
-        self._arriving_until = 0.0
-        self._dead = "the engine is not loaded"
+        self._heard_at = 0.0
+        self._dead = "it is not loaded"
+        self._closing = False
+        self._wire: Wire[Answer] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
 
     def load(self, progress: Progress) -> None:
         """Load and warm the model, preparing it once per machine. Raises EngineError with what to do next."""
+        self._start()  # it imports its libraries while we look whether everything is prepared
         folder, manifest = prepared(self._file, self._threads, lambda share, note: progress(share * 0.8, note))
         progress(0.85, f"Loading {self.model}")
-        try:
-            self._open(folder, manifest)
-        except Exception as error:  # noqa: BLE001 - the library raises RuntimeError and friends for a broken file
+        if error := self._open(folder, manifest):
             log.warning("what was prepared for %s does not load (%s); preparing it again", self.model, error)
             discard(folder)
             folder, manifest = prepared(self._file, self._threads, progress)
-            try:
-                self._open(folder, manifest)
-            except Exception as again:
-                raise UnreadableModelError(f"OpenVINO cannot load {self.model}: {again}") from again
-        self._dead = ""
-        self._thread = threading.Thread(target=self._run, name="openvino", daemon=True)
-        self._thread.start()
+            if error := self._open(folder, manifest):
+                raise UnreadableModelError(f"OpenVINO cannot load {self.model}: {error}")
+        with self._lock:
+            self._dead = ""
         progress(0.95, f"Warming {self.model}")
-        hang_s, self._watchdog.timeout_s = self._watchdog.timeout_s, max(self._watchdog.timeout_s, WARM_HANG_S)
         self.generate(ChatRequest([ChatMessage("user", "Hi")], tokens_max=2), lambda text: None, threading.Event())
-        self._watchdog.timeout_s = hang_s
         progress(1.0, "")
 
     def generate(self, request: ChatRequest, on_text: Callable[[str], None], cancel: threading.Event) -> ChatResult:
         """Generate a reply (see reef.ports.ChatEngine)."""
-        if self._dead:
-            raise EngineError(f"The engine has stopped: {self._dead}.")
-        ids = self._encode(request.messages)
-        prompt_tokens = int(ids.shape[1])
-        room = self.context_tokens - prompt_tokens
-        if room < 1:
-            raise EngineRefused(
-                f"The conversation has {prompt_tokens} tokens; {self.model} takes {self.context_tokens} here. "
-                "Start a new session or raise context_tokens in queues.yaml."
+        number, stream = next(self._ids), _Stream(cancel)
+        with self._lock:
+            self._check()
+            if not self._streams:
+                self._heard_at = time.monotonic()  # nothing was to be heard before
+            self._streams[number] = stream
+        self._send(
+            Generate(
+                number,
+                request.messages,
+                self.context_tokens,
+                request.tokens_max,
+                request.temperature,
+                request.top_p,
+                request.repetition_penalty,
+                request.seed,
+                request.schema,
             )
-        stream = _Stream(request, ids, self._config(request, min(room, request.tokens_max)), cancel)
-        with self._admission:
-            if self._dead:
-                raise EngineError(f"The engine has stopped: {self._dead}.")
-            self._waiting.put(stream)
-        self._wake.set()
-        reason, tokens = self._follow(stream, on_text)
+        )
+        reason, prompt_tokens, tokens = self._follow(stream, request.stop, on_text)
         return ChatResult(reason, prompt_tokens, tokens)
 
     def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         """Length of these messages under the model's chat template."""
-        return int(self._encode(messages).shape[1])
+        return len(self.prompt_ids(messages))
 
-    def prompt_ids(self, messages: Sequence[ChatMessage]) -> list[int]:
+    def prompt_ids(self, messages: Sequence[ChatMessage]) -> Sequence[int]:
         """These messages as the model reads them."""
-        return [int(token) for token in self._encode(messages).data[0]]
+        number, answer = next(self._ids), queue.SimpleQueue[Encoded]()
+        with self._lock:
+            self._check()
+            self._asked[number] = answer
+        try:
+            self._send(Encode(number, messages))
+            encoded = answer.get(timeout=ENCODE_WAIT_S)
+        except queue.Empty:
+            raise EngineError("The device did not say how long the conversation is.") from None
+        finally:
+            with self._lock:
+                self._asked.pop(number, None)
+        if encoded.error:
+            raise EngineRefused(encoded.error)
+        return encoded.ids
 
     def steps(self) -> int:
         """Steps of the pipeline so far."""
@@ -151,207 +172,175 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         """Free the device. Generations in flight end as cancelled."""
-        self._closing.set()
-        self._wake.set()
+        self._closing = True
+        if self._wire is not None:
+            with contextlib.suppress(OSError):
+                self._wire.sock.shutdown(socket.SHUT_RDWR)
         if self._thread is not None:
             self._thread.join()
-        self._die("it was closed", lambda stream: stream.tokens.put("cancelled"))
-        self._pipeline = self._tokenizer = None
-        self._watchdog.close()
 
     # callers' threads
 
-    def _encode(self, messages: Sequence[ChatMessage]) -> Any:
-        if self._tokenizer is None:
-            raise EngineError("The engine was closed.")
-        history = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            prompt = self._tokenizer.apply_chat_template(history, add_generation_prompt=True)
-        except RuntimeError as error:
-            raise EngineRefused(f"{self.model}'s chat template refuses these messages: {error}") from error
-        return self._tokenizer.encode(prompt, add_special_tokens=False).input_ids
+    def _check(self) -> None:
+        if self._dead:
+            raise EngineError(f"The engine has stopped: {self._dead}.")
 
-    def _config(self, request: ChatRequest, tokens_max: int) -> Any:
-        config = self._genai.GenerationConfig()
-        config.apply_chat_template = False
-        config.max_new_tokens = tokens_max
-        config.set_eos_token_id(self._end_ids[0])
-        config.stop_token_ids = set(self._end_ids)
-        if request.temperature > 0:
-            config.do_sample = True
-            config.temperature, config.top_p = request.temperature, request.top_p
-            config.repetition_penalty = request.repetition_penalty
-            config.rng_seed = secrets.randbits(31) if request.seed is None else request.seed % (1 << 31)
-        if request.schema is not None:
-            config.structured_output_config = self._genai.StructuredOutputConfig(json_schema=json.dumps(request.schema))
-        return config
+    def _send(self, request: Request) -> None:
+        assert self._wire is not None  # noqa: S101 - _check was asked before
+        with contextlib.suppress(OSError), self._sending:  # that the device is gone is told by the engine's thread
+            self._wire.send(request)
 
-    def _follow(self, stream: _Stream, on_text: Callable[[str], None]) -> tuple[FinishReason, int]:
-        """Turn tokens into text as they come, until the end."""
-        characters, stops = Utf8Stream(), StopStrings(stream.request.stop)
-        pieces, count = self._pieces, 0
+    def _follow(
+        self, stream: _Stream, stop: Sequence[str], on_text: Callable[[str], None]
+    ) -> tuple[FinishReason, int, int]:
+        """Turn tokens into text as they come, until the end: reason, prompt tokens, reply tokens."""
+        characters, stops = Utf8Stream(), StopStrings(stop)
+        pieces, count, hit = self._pieces, 0, False
         try:
-            while isinstance(item := stream.tokens.get(), list):
+            while not isinstance(item := stream.tokens.get(), End):
+                if hit:
+                    continue
                 count += len(item)
                 text = stops.feed(characters.feed(b"".join([pieces[token] for token in item])))
                 if text:
                     on_text(text)
                 if stops.hit:
-                    return "stop", count
-                self._taken.put(self._steps)
+                    hit, stream.cancel = True, _SET  # the end still comes and tells the length of the prompt
         finally:
-            stream.cancel = _SET  # a stop string was found, or on_text raised: nobody reads on
-        if isinstance(item, EngineError):
-            raise item
-        if item != "cancelled" and (text := stops.rest()):
+            stream.cancel = _SET  # on_text raised: nobody reads on
+        if hit:
+            return "stop", item.prompt_tokens, count
+        if item.reason == "refused":
+            raise EngineRefused(item.error)
+        if item.reason == "failed":
+            raise EngineError(item.error)
+        if item.reason != "cancelled" and (text := stops.rest()):
             on_text(text)
-        return item, count
+        return item.reason, item.prompt_tokens, count
+
+    # loading
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._wire = Wire(ours, Answer)
+        started = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(ours, theirs, started), name="openvino", daemon=True)
+        self._thread.start()
+        started.wait()
+
+    def _open(self, folder: Path, manifest: Manifest) -> str:
+        """Have the device load this; gives what is wrong with it."""
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        self._pieces = msgspec.msgpack.decode((folder / "vocabulary.msgpack").read_bytes(), type=list[bytes])
+        if manifest.context_tokens:
+            self.context_tokens = min(self.context_tokens, manifest.context_tokens)
+        blocks = _kv_blocks(self.context_tokens, self._slots, manifest.kv_bytes_per_token)
+        chunk_tokens = _chunk_tokens(self._file.size_bytes)
+        self._send(Open(str(folder), manifest.blob, self._threads, blocks, self._slots, chunk_tokens, manifest.end_ids))
+        return self._opened.get().error
 
     # the engine's thread
 
-    def _open(self, folder: Path, manifest: Manifest) -> None:
-        self._genai = plain_import()
-        self._pieces = msgspec.msgpack.decode((folder / "vocabulary.msgpack").read_bytes(), type=list[bytes])
-        self._end_ids = manifest.end_ids
-        if manifest.context_tokens:
-            self.context_tokens = min(self.context_tokens, manifest.context_tokens)
-        self._pipeline = make_pipeline(
-            folder,
-            self._threads,
-            _kv_blocks(self.context_tokens, self._streams, manifest.kv_bytes_per_token),
-            streams=self._streams,
-            chunk_tokens=self._chunk_tokens,
-            blob=manifest.blob,
-        )
-        self._tokenizer = self._pipeline.get_tokenizer()
-        self._prepared = (folder, manifest)
-
-    def _run(self) -> None:
+    def _run(self, ours: socket.socket, theirs: socket.socket, started: threading.Event) -> None:
+        """Start the device process and hear it until it ends. The kernel ends it when this thread does."""
+        command = [sys.executable, "-m", "workers.engines.openvino_device"]
+        reason = ""
         try:
-            while not self._closing.is_set():
-                if self._waiting.empty() and not self._live:
-                    self._wake.wait(IDLE_WAIT_S)
-                    self._wake.clear()
-                    continue
-                with self._watchdog.guard() as renew:
-                    self._work(renew)
-        except BaseException as error:  # whatever it was, callers must not wait for ever
-            log.exception("the engine's thread ended")
+            with theirs:
+                self._process = subprocess.Popen(
+                    [*command, str(theirs.fileno()), str(self._hang_s), str(self._trace_file)],
+                    cwd=CODE,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                )
+            started.set()
+            reason = self._hear()
+        except Exception as error:
+            log.exception("the engine's thread failed")
             reason = str(error) or type(error).__name__
-            self._die(reason, lambda stream: stream.tokens.put(EngineError(f"The engine failed: {reason}")))
-            self._on_dead(reason)
+        finally:
+            started.set()
+            self._end(reason)
+            ours.close()
 
-    def _work(self, renew: Callable[[], None]) -> None:
-        """Step until nothing is left to do."""
-        while not self._closing.is_set():
-            self._admit()
-            self._cancel()
-            if not self._pipeline.has_non_finished_requests():
-                return
-            try:
-                self._pipeline.step()
-            except RuntimeError as error:
-                self._recover(error)
-                return
-            self._steps += 1
-            self._failed_steps = 0
-            renew()
-            self._deliver()
-
-    def _admit(self) -> None:
-        while not self._waiting.empty():
-            stream = self._waiting.get()
-            if stream.cancel.is_set():
-                stream.tokens.put("cancelled")
-                continue
-            try:
-                stream.handle = self._pipeline.add_request(next(self._request_ids), stream.ids, stream.config)
-            except (RuntimeError, ValueError) as error:
-                stream.tokens.put(EngineRefused(f"{self.model} refuses this request: {error}"))
-                continue
-            self._live.append(stream)
-            self._arriving_until = time.monotonic() + ARRIVING_S
-
-    def _cancel(self) -> None:
-        for stream in [stream for stream in self._live if stream.cancel.is_set()]:
-            stream.handle.cancel()
-            self._live.remove(stream)
-            stream.tokens.put("cancelled")
-
-    def _deliver(self) -> None:
-        fed, first, ended = 0, False, []
-        running = self._genai.GenerationStatus.RUNNING
-        for stream in self._live:
-            handle = stream.handle
-            if handle.can_read():
-                output = next(iter(handle.read().values()))
-                if output.generated_ids:
-                    fed += 1
-                    first = first or not stream.began
-                    stream.began = True
-                    stream.tokens.put(output.generated_ids)
-                if output.finish_reason != self._genai.GenerationFinishReason.NONE:
-                    ended.append((stream, output.finish_reason))
+    def _hear(self) -> str:
+        """Pass on what the device says; gives why it stopped."""
+        assert self._wire is not None  # noqa: S101 - made before the thread
+        reason = ""
+        try:
+            while True:
+                if not select.select([self._wire.sock], [], [], LISTEN_S)[0]:
+                    self._look_after()
                     continue
-            if handle.get_status() != running:
-                ended.append((stream, None))
-        for stream, reason in ended:
-            self._live.remove(stream)
-            stream.tokens.put(self._end(stream, reason))
-        self._hand_over(fed, first)
+                self._heard_at = time.monotonic()
+                for answer in self._wire.receive():
+                    if isinstance(answer, Step):
+                        self._deliver(answer)
+                    elif isinstance(answer, Encoded):
+                        if waiting := self._asked.get(answer.id):
+                            waiting.put(answer)
+                    elif isinstance(answer, Opened):
+                        self._opened.put(answer)
+                    elif isinstance(answer, Dying):
+                        reason = answer.reason
+        except (EOFError, OSError):
+            return reason
 
-    def _end(self, stream: _Stream, reason: Any) -> _End | EngineError:
-        if reason is not None:
-            return "length" if reason == self._genai.GenerationFinishReason.LENGTH else "stop"
-        if stream.handle.get_status() == self._genai.GenerationStatus.IGNORED:
-            return EngineError(f"{self.model} had no memory left for this conversation.")
-        return "stop"
+    def _look_after(self) -> None:
+        """End a device process that is silent though it has work. Its own watchdog cannot, where it was frozen."""
+        patience_s = (self._hang_s if self._steps else FIRST_HANG_S) * SILENCE_FACTOR
+        if self._streams and time.monotonic() - self._heard_at > patience_s and self._process is not None:
+            log.error("the device process said nothing for %.0f s", patience_s)
+            self._process.kill()
 
-    def _hand_over(self, fed: int, first: bool) -> None:
-        """Let the callers run: within a step they cannot."""
-        until = time.perf_counter() + HANDOVER_S
-        while fed and (left := until - time.perf_counter()) > 0:
-            try:
-                if self._taken.get(timeout=left) == self._steps:
-                    fed -= 1
-            except queue.Empty:
-                break
-        if first:
-            time.sleep(FIRST_TOKEN_PAUSE_S)
-        if self._arriving_until > time.monotonic() and len(self._live) < self._streams:
-            time.sleep(ARRIVAL_PAUSE_S)
+    def _deliver(self, step: Step) -> None:
+        self._steps += 1
+        streams = self._streams
+        for number, tokens in step.tokens:
+            if stream := streams.get(number):
+                stream.tokens.put(tokens)
+        for end in step.ends:
+            if stream := streams.pop(end.id, None):
+                stream.tokens.put(end)
+        for number, stream in list(streams.items()):
+            if stream.cancel.is_set() and not stream.cancelled:
+                stream.cancelled = True
+                self._send(Cancel(number))
 
-    def _recover(self, error: RuntimeError) -> None:
-        """A step that raised leaves the pipeline unusable: end what runs and build it anew."""
-        log.error("a step of the engine failed: %s", error)
-        suspects = [stream for stream in self._live if stream.request.schema is not None and not stream.began]
-        for stream in self._live:
-            if stream in suspects:
-                stream.tokens.put(EngineRefused(f"{self.model} cannot follow this schema: {error}"))
-            else:
-                stream.tokens.put(EngineError(f"The engine failed and was started anew: {error}"))
-        self._live.clear()
-        self._failed_steps += 1
-        if self._failed_steps >= RESTARTS_MAX:
-            raise error
-        self._pipeline = None
-        self._open(*self._prepared)
-
-    def _die(self, reason: str, tell: Callable[[_Stream], None]) -> None:
-        with self._admission:
-            self._dead = reason
-            while not self._waiting.empty():
-                self._live.append(self._waiting.get())
-        for stream in self._live:
-            tell(stream)
-        self._live.clear()
-
-    _pipeline: Any = None
-    _tokenizer: Any = None
+    def _end(self, reason: str) -> None:
+        """The device is gone: nobody may wait for it any more."""
+        if self._process is not None:
+            reason = reason or _ended(self._process, patience_s=CLOSE_WAIT_S if self._closing else 1.0)
+        reason = "it was closed" if self._closing else reason or "the device process did not start"
+        with self._lock:
+            served, self._dead = not self._dead, reason
+            streams, self._streams = self._streams, {}
+            asked = list(self._asked.items())
+        if served and not self._closing:
+            log.error("the device process is gone: %s", reason)
+            self._on_dead(reason)
+        for number, stream in streams.items():
+            stream.tokens.put(
+                End(number, "cancelled") if self._closing else End(number, "failed", 0, f"The engine failed: {reason}")
+            )
+        for number, waiting in asked:
+            waiting.put(Encoded(number, [], f"The engine has stopped: {reason}."))
+        self._opened.put(Opened(reason))
 
 
 _SET = threading.Event()
 _SET.set()
+
+
+def _ended(process: subprocess.Popen[bytes], patience_s: float) -> str:
+    """Wait for the end of the process, help it along, and give its exit in words."""
+    try:
+        status = process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        status = process.wait()
+    return f"signal {-status}" if status < 0 else f"exit {status}"
 
 
 def _chunk_tokens(size_bytes: int) -> int:

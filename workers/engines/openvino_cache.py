@@ -17,7 +17,6 @@ import contextlib
 import fcntl
 import hashlib
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -29,11 +28,12 @@ import msgspec
 
 from reef.models import ModelFile
 from reef.ports import EngineError, Progress
+from workers.devices import cpu
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
-"""Raised whenever openvino_convert writes something else than before."""
+FORMAT = 3
+"""Raised whenever openvino_convert writes something else than before, or compiles it with other properties."""
 CONVERT_TIMEOUT_S = 1800.0
 ERROR_TAIL_CHARS = 600
 
@@ -141,15 +141,6 @@ def _valid(folder: Path) -> Manifest | None:
 
 
 def _key(model: ModelFile, threads: int) -> str:
-    machine = hashlib.sha256(f"{_cpu()} {threads}".encode()).hexdigest()[:8]
+    machine = hashlib.sha256(f"{cpu.identity()} {threads}".encode()).hexdigest()[:8]
     version = metadata.version("openvino-genai").replace("-", ".")
     return f"{model.sha256[:20]}-{version}-{FORMAT}-{machine}"
-
-
-def _cpu() -> str:
-    """What this machine's CPU can do: compiled code must not travel to one that can do less."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
-    except OSError:
-        return os.uname().machine
-    return "\n".join(line for line in lines if line.startswith(("model name", "flags")))

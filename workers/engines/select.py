@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from reef.models.gguf import read_head
 from reef.ports import ChatEngine, ChatMessage, ChatRequest, ChatResult, EngineError, Progress
 from reef.settings import Settings
 from reef.topology import Device, EngineKind, Pool
+from workers.devices import cpu
 from workers.engines import llama
 from workers.engines.gguf_tokenizer import can_build
 from workers.engines.openvino_cache import UnreadableModelError
@@ -70,7 +70,7 @@ def why_not_openvino(model: ModelFile) -> str:
     machine = os.uname().machine
     if machine != "x86_64":
         return f"this machine is {machine}, and openvino-genai comes for x86-64"
-    if " avx2 " not in f" {_cpu_flags()} ":
+    if "avx2" not in cpu.flags():
         return "this CPU has no AVX2"
     head = read_head(model.path)
     if head.architecture not in OPENVINO_ARCHITECTURES:
@@ -122,21 +122,17 @@ def _local(kind: EngineKind, settings: Settings, pool: Pool, device: Device, mod
 
 
 def _leave(reason: str) -> None:
-    """An engine that is beyond repair: leave in good order, the supervisor starts a fresh process."""
-    log.error("the engine cannot go on (%s); this worker ends", reason)
-    os.kill(os.getpid(), signal.SIGTERM)
+    """The device process is gone: so is this worker. The supervisor frees its jobs and starts both again.
+
+    At once, not in good order: whether a job is to blame is decided in one place for every death (Ledger.free).
+    """
+    log.error("the device cannot go on (%s); this worker ends", reason)
+    logging.shutdown()
+    os._exit(1)
 
 
 def _trace_file(settings: Settings, pool: Pool, device: Device) -> Path:
     return settings.data_dir / "logs" / f"{pool.node(device)}.hang"
-
-
-def _cpu_flags() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
 
 
 class WithFallback:

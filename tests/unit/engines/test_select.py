@@ -14,7 +14,7 @@ from reef.models import ModelStore
 from reef.ports import ChatEngine, ChatMessage, ChatRequest, ChatResult, EngineError, Progress
 from reef.settings import Settings
 from reef.topology import Pool, load_topology
-from workers.engines import select
+from workers.devices import cpu
 from workers.engines.openvino_cache import UnreadableModelError
 from workers.engines.select import WithFallback, choose_engine, environment, why_not_openvino
 from workers.engines.simulated import SimulatedEngine
@@ -50,7 +50,7 @@ def test_auto_takes_openvino_where_it_reads_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """On a CPU with AVX2 a byte-pair llama model goes to OpenVINO, and the log says why."""
-    monkeypatch.setattr(select, "_cpu_flags", lambda: " sse2 avx2 fma")
+    monkeypatch.setattr(cpu, "flags", lambda: frozenset({"sse2", "avx2", "fma"}))
     with caplog.at_level(logging.INFO):
         engine = chosen(tmp_path, pool(tmp_path, model=own_model(tmp_path)))
     assert (engine.name, engine.model) == ("openvino", "own")
@@ -77,7 +77,7 @@ def test_auto_takes_llama_elsewhere(
     why: str,
 ) -> None:
     """An old CPU, another network, another vocabulary: llama.cpp serves, and the log says why."""
-    monkeypatch.setattr(select, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(cpu, "flags", lambda: frozenset(flags.split()))
     with caplog.at_level(logging.INFO):
         engine = chosen(tmp_path, pool(tmp_path, model=own_model(tmp_path, **metadata)))
     assert engine.name == "llama"
