@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -17,6 +18,10 @@ from reef.topology import Pool
 
 if TYPE_CHECKING:
     # an engine that is being loaded must not wait for the database library to be imported
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from reef.knowledge.model import Chunk, ParsedDocument
     from reef.ledger import Claim, Ledger
     from reef.records.database import Database
 
@@ -32,6 +37,19 @@ class EngineError(RuntimeError):
 
 class EngineRefused(EngineError):
     """The request can never work on this engine (prompt longer than the context, bad schema): no retry."""
+
+
+class Cancelled(Exception):
+    """The caller asked for the work to end."""
+
+
+class ParseFailed(Exception):
+    """A file cannot be read. `str(error)` tells a person what is wrong with it and what helps."""
+
+    def __init__(self, code: str, message: str) -> None:
+        """`code` is one of reef.knowledge.model.FAILURE_CODES."""
+        super().__init__(message)
+        self.code = code
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -70,21 +88,33 @@ class ChatResult(msgspec.Struct, frozen=True):
 
 
 @runtime_checkable
-class ChatEngine(Protocol):
+class Engine(Protocol):
+    """What a device runs. One per worker process."""
+
+    name: str
+    """Engine kind: openvino, llama, tflite, parser, remote, simulated."""
+    model: str
+    """Name of the loaded model, as users know it."""
+
+    def load(self, progress: Progress) -> None:
+        """Load and warm the model. Raises EngineError with what to do next."""
+
+    def steps(self) -> int:
+        """A counter that grows with every call the device finished: what a lease is renewed from."""
+
+    def close(self) -> None:
+        """Free the device. Work in flight ends as cancelled."""
+
+
+@runtime_checkable
+class ChatEngine(Engine, Protocol):
     """A language model on one device, serving several conversations at once by continuous batching.
 
     Thread-safe: `generate` is called from as many threads as the device has streams and blocks its caller.
     """
 
-    name: str
-    """Engine kind: openvino, llama, remote, simulated."""
-    model: str
-    """Name of the loaded model, as users know it."""
     context_tokens: int
     """Prompt and reply together may not be longer than this."""
-
-    def load(self, progress: Progress) -> None:
-        """Load and warm the model. Raises EngineError with what to do next."""
 
     def generate(self, request: ChatRequest, on_text: Callable[[str], None], cancel: threading.Event) -> ChatResult:
         """Generate a reply, calling `on_text` with each new piece of text in the caller's thread.
@@ -96,11 +126,34 @@ class ChatEngine(Protocol):
     def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         """Length in tokens of these messages under the model's chat template."""
 
-    def steps(self) -> int:
-        """A counter that grows with every call the device finished: what a lease is renewed from."""
 
-    def close(self) -> None:
-        """Free the device. Generations in flight end as cancelled."""
+@runtime_checkable
+class EmbeddingEngine(Engine, Protocol):
+    """A text encoder on one device. Thread-safe; a query overtakes documents that wait for the same device."""
+
+    dimensions: int
+    window_tokens: int
+    """Longest text the model reads; longer ones are embedded in windows (reef.knowledge.model.Chunk)."""
+
+    def embed_query(self, text: str) -> NDArray[np.float32]:
+        """One normalised vector of shape (dimensions,), before any documents that wait."""
+
+    def embed_documents(self, texts: Sequence[str], cancel: threading.Event) -> NDArray[np.float32]:
+        """Normalised vectors of shape (len(texts), dimensions). Raises EngineError; Cancelled when `cancel` is set."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Length of each text in the model's own tokens, without special ones."""
+
+
+@runtime_checkable
+class ParsingEngine(Engine, Protocol):
+    """Turns files into text in limited processes of its own. Thread-safe."""
+
+    def parse(self, path: Path, name: str, cancel: threading.Event) -> ParsedDocument:
+        """The file as text. Raises ParseFailed with a code and a sentence; Cancelled when `cancel` is set."""
+
+    def cut(self, document: ParsedDocument) -> list[Chunk]:
+        """The document in passages of the size this engine was made for."""
 
 
 class RunWriter(Protocol):

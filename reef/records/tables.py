@@ -118,3 +118,82 @@ api_keys = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("revoked_at", sa.Double),
 )
+
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    sa.Column("id", ID, primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False, default=""),
+    sa.Column("state", sa.String(16), nullable=False),  # reef.knowledge.model.UploadState
+    sa.Column("stores", sa.Text, nullable=False),  # JSON list of store names its documents go to
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Column("finished_at", sa.Double),
+    sa.Index("ix_uploads_state", "state"),
+)
+
+documents = sa.Table(
+    "documents",
+    metadata,
+    sa.Column("id", ID, primary_key=True),
+    sa.Column("upload_id", ID, sa.ForeignKey("uploads.id", ondelete="SET NULL"), index=True),
+    sa.Column("name", sa.String(500), nullable=False),  # path within the upload
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("received_bytes", sa.BigInteger, nullable=False, default=0),
+    sa.Column("sha256", sa.String(64)),  # of the original file, which is kept under that name
+    sa.Column("mime_type", sa.String(120), nullable=False, default=""),
+    sa.Column("state", sa.String(16), nullable=False),  # reef.knowledge.model.DocumentState
+    sa.Column("state_at", sa.Double, nullable=False),
+    sa.Column("job_id", ID, index=True),  # the ledger's job that works on it now
+    sa.Column("reason", sa.Text),  # of a failure, for a person
+    sa.Column("reason_code", sa.String(32)),
+    sa.Column("duplicate_of", ID),  # the same bytes were there already: nothing was done again
+    sa.Column("title", sa.Text, nullable=False, default=""),
+    sa.Column("language", sa.String(8), nullable=False, default=""),
+    sa.Column("pages", sa.Integer, nullable=False, default=0),
+    sa.Column("characters", sa.Integer, nullable=False, default=0),
+    sa.Column("tokens", sa.Integer, nullable=False, default=0),
+    sa.Column("chunk_count", sa.Integer, nullable=False, default=0),
+    sa.Column("embedded_by", sa.String(200), nullable=False, default=""),  # model that made its vectors
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("indexed_at", sa.Double),
+    sa.Index("ix_documents_state", "state"),
+    sa.Index("ix_documents_sha256", "sha256"),
+    sa.Index("ix_documents_name", "name"),
+)
+
+document_stores = sa.Table(
+    "document_stores",
+    metadata,
+    sa.Column("document_id", ID, sa.ForeignKey("documents.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("store", ID, primary_key=True),  # "shared" or a persona's id
+    sa.Index("ix_document_stores_store", "store"),
+)
+
+chunks = sa.Table(
+    "chunks",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),  # also the full-text index's row
+    sa.Column("document_id", ID, sa.ForeignKey("documents.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("headings", sa.Text, nullable=False, default=""),  # one a line, outermost first
+    sa.Column("start", sa.Integer, nullable=False),
+    sa.Column("end", sa.Integer, nullable=False),
+    sa.Column("page_first", sa.Integer),
+    sa.Column("page_last", sa.Integer),
+    sa.Column("tokens", sa.Integer, nullable=False),
+    sa.UniqueConstraint("document_id", "number"),
+    sqlite_autoincrement=True,  # a row number is never given twice: the vector index names its entries by them
+)
+
+windows = sa.Table(
+    "windows",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),  # also the vector index's entry
+    sa.Column("chunk_id", sa.Integer, sa.ForeignKey("chunks.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("start", sa.Integer, nullable=False),
+    sa.Column("end", sa.Integer, nullable=False),
+    sa.Column("vector", sa.LargeBinary),  # float32 little-endian, normalised; the vector index can be made from it
+    sqlite_autoincrement=True,
+)
