@@ -11,6 +11,7 @@ ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 # first the packages: they change less often than the code
 COPY requirements.txt ./
+COPY libs ./libs
 RUN pip install --no-cache-dir -r requirements.txt
 
 COPY app ./app

@@ -79,5 +79,5 @@ soak: install-dev packages ## the minutes-long endurance runs
 	@$(PY) -m pytest -m soak --timeout=1800 $(ARGS)
 
 clean: ## remove caches and the virtual environment; data/ stays
-	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info libs/*/src/*.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
