@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
+
+from reef.records.words import extra_words
 
 metadata = sa.MetaData(
     naming_convention={
@@ -170,6 +174,24 @@ document_stores = sa.Table(
     sa.Index("ix_document_stores_store", "store"),
 )
 
+FULL_TEXT_TABLE = "chunks_text"
+"""SQLite's full-text index over `chunks`, kept by triggers; its own tables begin with this name too."""
+FULL_TEXT_COLUMN = "searchable"
+"""PostgreSQL's full-text index: a generated column of `chunks`."""
+
+
+def is_ours(name: str | None, kind: str, _parents: Any) -> bool:
+    """Whether a table or column of the database stands in this file: the full-text indexes are made by a migration."""
+    if kind == "table":
+        return name is None or not name.startswith(FULL_TEXT_TABLE)
+    return name not in (FULL_TEXT_COLUMN, f"ix_chunks_{FULL_TEXT_COLUMN}")
+
+
+def _words_of_chunk(context: Any) -> str:
+    row = context.get_current_parameters()
+    return extra_words(f"{row.get('headings') or ''}\n{row['text']}")
+
+
 chunks = sa.Table(
     "chunks",
     metadata,
@@ -178,6 +200,8 @@ chunks = sa.Table(
     sa.Column("number", sa.Integer, nullable=False),
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("headings", sa.Text, nullable=False, default=""),  # one a line, outermost first
+    # for the full-text index: reef.records.words
+    sa.Column("words", sa.Text, nullable=False, default=_words_of_chunk, server_default=""),
     sa.Column("start", sa.Integer, nullable=False),
     sa.Column("end", sa.Integer, nullable=False),
     sa.Column("page_first", sa.Integer),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from alembic import context
 
-from reef.records.tables import metadata
+from reef.records.tables import is_ours, metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
+    include_name=is_ours,
     render_as_batch=True,
     transactional_ddl=False,  # the caller's transaction holds the whole upgrade
 )

@@ -1,4 +1,8 @@
-"""Knowledge: uploads, documents and the stores they belong to, chunks and their windows with vectors."""
+"""Knowledge: uploads, documents and the stores they belong to, chunks and their windows with vectors.
+
+The full-text index over the chunks is SQLite's FTS5, kept by triggers, or a generated tsvector column of PostgreSQL.
+Neither is ever rebuilt to answer a question.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,36 @@ revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
+
+# unicode61 alone would cut words at the vowel signs of Indic scripts (category M)
+SQLITE_FULL_TEXT = (
+    """CREATE VIRTUAL TABLE chunks_text USING fts5(
+        text, headings, words, content='chunks', content_rowid='id',
+        tokenize="porter unicode61 remove_diacritics 2 categories 'L* N* Co M*'")""",
+    # a heading says more about a passage than a word inside it
+    "INSERT INTO chunks_text(chunks_text, rank) VALUES ('rank', 'bm25(1.0, 2.0, 1.0)')",
+    """CREATE TRIGGER chunks_text_insert AFTER INSERT ON chunks BEGIN
+        INSERT INTO chunks_text(rowid, text, headings, words) VALUES (new.id, new.text, new.headings, new.words);
+    END""",
+    """CREATE TRIGGER chunks_text_delete AFTER DELETE ON chunks BEGIN
+        INSERT INTO chunks_text(chunks_text, rowid, text, headings, words)
+        VALUES ('delete', old.id, old.text, old.headings, old.words);
+    END""",
+    """CREATE TRIGGER chunks_text_update AFTER UPDATE OF text, headings, words ON chunks BEGIN
+        INSERT INTO chunks_text(chunks_text, rowid, text, headings, words)
+        VALUES ('delete', old.id, old.text, old.headings, old.words);
+        INSERT INTO chunks_text(rowid, text, headings, words) VALUES (new.id, new.text, new.headings, new.words);
+    END""",
+)
+# PostgreSQL would take a path or an address for one word; cut at these signs its parts are found as well
+_CUT = "translate({}, './-_:@&+', '        ')"
+POSTGRESQL_FULL_TEXT = (
+    f"""ALTER TABLE chunks ADD COLUMN searchable tsvector GENERATED ALWAYS AS (
+        setweight(to_tsvector('english'::regconfig, {_CUT.format("headings")}), 'A')
+        || setweight(to_tsvector('english'::regconfig, {_CUT.format("text")}), 'D')
+        || setweight(to_tsvector('english'::regconfig, words), 'D')) STORED""",
+    "CREATE INDEX ix_chunks_searchable ON chunks USING gin (searchable)",
+)
 
 
 def upgrade() -> None:
@@ -65,6 +99,7 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("text", sa.Text(), nullable=False),
         sa.Column("headings", sa.Text(), nullable=False),
+        sa.Column("words", sa.Text(), server_default="", nullable=False),
         sa.Column("start", sa.Integer(), nullable=False),
         sa.Column("end", sa.Integer(), nullable=False),
         sa.Column("page_first", sa.Integer(), nullable=True),
@@ -101,9 +136,14 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index(op.f("ix_windows_chunk_id"), "windows", ["chunk_id"], unique=False)
+    sqlite = op.get_bind().dialect.name == "sqlite"
+    for statement in SQLITE_FULL_TEXT if sqlite else POSTGRESQL_FULL_TEXT:
+        op.execute(statement)
 
 
 def downgrade() -> None:
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute("DROP TABLE chunks_text")
     op.drop_index(op.f("ix_windows_chunk_id"), table_name="windows")
     op.drop_table("windows")
     op.drop_index("ix_document_stores_store", table_name="document_stores")
