@@ -124,22 +124,24 @@ class ChromaClient:
     def delete_collection(self, name: str) -> None:
         """Drop a collection; no error where there is none."""
         try:
-            self._write("DELETE", f"/collections/{quote(name, safe='')}", None, Any)
+            self._write("DELETE", f"/collections/{quote(name, safe='')}", None, object)
         except CollectionGone:
             return
 
-    def upsert(self, collection_id: str, ids: Sequence[str], embeddings: Sequence[str], metadatas: Any) -> None:
+    def upsert(
+        self, collection_id: str, ids: Sequence[str], embeddings: Sequence[str], metadatas: Sequence[Metadata]
+    ) -> None:
         """Store entries. `embeddings` are base64 of float32, little-endian."""
         body = {"ids": ids, "embeddings": embeddings, "metadatas": metadatas}
-        self._write("POST", f"/collections/{collection_id}/upsert", body, Any)
+        self._write("POST", f"/collections/{collection_id}/upsert", body, object)
 
     def delete(self, collection_id: str, ids: Sequence[str]) -> None:
         """Delete entries; unknown ones are ignored."""
-        self._write("POST", f"/collections/{collection_id}/delete", {"ids": ids}, Any)
+        self._write("POST", f"/collections/{collection_id}/delete", {"ids": ids}, object)
 
     def query(self, collection_id: str, vector: Sequence[float], k: int, where: Where | None) -> Nearest:
         """The k entries nearest to a vector."""
-        body = {"query_embeddings": [vector], "n_results": k, "include": ["distances"]}
+        body: dict[str, Any] = {"query_embeddings": [vector], "n_results": k, "include": ["distances"]}
         if where:
             body["where"] = where
         return self._read("POST", f"/collections/{collection_id}/query", body, Nearest)
@@ -157,13 +159,13 @@ class ChromaClient:
         """Number of entries."""
         return self._read("GET", f"/collections/{collection_id}/count", None, int)
 
-    def _read(self, method: str, path: str, body: Any, kind: Any) -> Any:
+    def _read(self, method: str, path: str, body: Any, kind: type[T]) -> T:
         return self._ask(method, path, body, kind, READ_TIMEOUT_S, READ_TRIES_MAX)
 
-    def _write(self, method: str, path: str, body: Any, kind: Any) -> Any:
+    def _write(self, method: str, path: str, body: Any, kind: type[T]) -> T:
         return self._ask(method, path, body, kind, WRITE_TIMEOUT_S, WRITE_TRIES_MAX)
 
-    def _ask(self, method: str, path: str, body: Any, kind: Any, timeout_s: float, tries_max: int) -> Any:  # noqa: PLR0913
+    def _ask(self, method: str, path: str, body: Any, kind: type[T], timeout_s: float, tries_max: int) -> T:
         content = None if body is None else msgspec.json.encode(body)
         timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
         pause_s = PAUSE_FIRST_S
@@ -190,10 +192,10 @@ class ChromaClient:
         )
 
 
-def _value(answer: httpx.Response, kind: Any) -> Any:
+def _value(answer: httpx.Response, kind: type[T]) -> T:
     if answer.status_code < 300:
         try:
-            return msgspec.json.decode(answer.content, type=kind) if answer.content else None
+            return msgspec.json.decode(answer.content, type=kind)
         except msgspec.DecodeError as error:
             raise VectorStoreDown(f"{answer.request.url} is no Chroma server: {error}") from None
     try:

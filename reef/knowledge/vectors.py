@@ -12,7 +12,7 @@ import re
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from reef.knowledge.chroma import (
     ChromaClient,
@@ -32,7 +32,7 @@ PREFIX = "reef-"
 BATCH_MAX = 1000
 """Entries in one request; the server takes 5,461."""
 QUERY_K_MAX = 1000
-HNSW = Hnsw(max_neighbors=24, ef_construction=200, ef_search=150, sync_threshold=2000)
+HNSW = Hnsw(max_neighbors=32, ef_construction=200, ef_search=200, sync_threshold=2000)
 """Chosen for recall@10 over 0.98 at 100,000 entries: `make bench BENCH=knowledge_search`."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9._-]{0,63}[A-Za-z0-9]")
@@ -62,14 +62,7 @@ class VectorIndex:
         for part in _batches(window_ids):
             ids = [str(window_id) for window_id in window_ids[part]]
             embeddings = [base64.b64encode(vector).decode() for vector in vectors[part]]
-            entries = list(metadatas[part])
-            self._in(
-                store,
-                lambda collection_id, ids=ids, embeddings=embeddings, entries=entries: self._client.upsert(
-                    collection_id, ids, embeddings, entries
-                ),
-                make=True,
-            )
+            self._in(store, self._client.upsert, ids, embeddings, list(metadatas[part]), make=True)
 
     def delete(self, store: str, window_ids: Sequence[int]) -> None:
         """Delete windows; unknown ones are ignored."""
@@ -78,8 +71,7 @@ class VectorIndex:
     def delete_entries(self, store: str, entries: Sequence[str]) -> None:
         """Delete entries by their name in the index, whatever it is."""
         for part in _batches(entries):
-            ids = list(entries[part])
-            self._in(store, lambda collection_id, ids=ids: self._client.delete(collection_id, ids))
+            self._in(store, self._client.delete, list(entries[part]))
 
     def query(
         self, stores: Sequence[str], vector: bytes, k: int, where: Where | None = None
@@ -88,10 +80,7 @@ class VectorIndex:
         floats = struct.unpack(f"<{len(vector) // 4}f", vector)
         best: dict[int, float] = {}
         for store in stores:
-            nearest = self._in(
-                store,
-                lambda collection_id: self._client.query(collection_id, floats, min(k, QUERY_K_MAX), where),
-            )
+            nearest = self._in(store, self._client.query, floats, min(k, QUERY_K_MAX), where)
             if nearest is None:
                 continue
             for entry, distance in zip(nearest.ids[0], nearest.distances[0], strict=True):
@@ -108,13 +97,12 @@ class VectorIndex:
         found: set[int] = set()
         for part in _batches(window_ids):
             ids = [str(window_id) for window_id in window_ids[part]]
-            here = self._in(store, lambda collection_id, ids=ids: self._client.present(collection_id, ids))
-            found.update(map(int, here or ()))
+            found.update(map(int, self._in(store, self._client.present, ids) or ()))
         return found
 
     def page(self, store: str, limit: int, offset: int) -> list[str]:
         """Names of entries, in the order in which they were stored first."""
-        return self._in(store, lambda collection_id: self._client.page(collection_id, limit, offset)) or []
+        return self._in(store, self._client.page, limit, offset) or []
 
     def stores(self) -> list[str]:
         """Every store that has a collection."""
@@ -131,14 +119,14 @@ class VectorIndex:
             if isinstance(store, str) and found.name == collection_name(store):
                 yield found
 
-    def _in(self, store: str, call: Callable[[str], T], *, make: bool = False) -> T | None:
-        """Call with the id of the store's collection; None where there is no such collection and none is made.
+    def _in(self, store: str, call: Callable[..., T], *arguments: Any, make: bool = False) -> T | None:
+        """Call with the id of the store's collection first; None where there is no such collection and none is made.
 
         A collection that another process dropped and made again has another id: then once more.
         """
         for remembered in (True, False):
             try:
-                return call(self._collection_id(store, make=make))
+                return call(self._collection_id(store, make=make), *arguments)
             except CollectionGone:
                 known = self._forget(store)
                 if not (remembered and (known or make)):

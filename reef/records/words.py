@@ -31,23 +31,22 @@ _LETTER = rf"(?:(?![{_UNSPACED}])[\w{_MARKS}])"
 _PIECES = re.compile(rf"(?P<run>[{_UNSPACED}]+)|(?P<word>{_LETTER}+(?:['’.+#&/:@-]{_LETTER}+)*[+#]*)")
 _PLAIN_EXTRA = str.maketrans({"أ": "ا", "إ": "ا", "آ": "ا", "ٱ": "ا", "ى": "ي", "ة": "ه", "ـ": "", "ß": "ss"})
 
-STOP_WORDS = frozenset(
-    """
-    a about an and any are as at be been but by can could did do does for from had has have he her how i if in into is
-    it its may me my no not of on or our she should so some than that the their them then there these they this to
-    was we were what when where which who why will with would you your please tell explain mean
-    der die das den dem des ein eine einer eines einem einen und oder ist sind war wie was wer wo wann warum welche
-    welcher welches ich du er sie es wir ihr mit von zu im in auf für nicht auch
-    le la les un une des du de et ou est sont je tu il elle nous vous que qui quoi quel quelle comment où quand
-    pourquoi dans sur pour par avec ne pas ce cette ces
-    el los las y o es son yo tú que qué quién cómo dónde cuándo cuál por para con no se su del al
-    il lo gli i uno e che chi come dove quando perché quale di da per con non si
-    het een en of is zijn ik jij hij wij hoe wat waar wanneer waarom welke van voor met niet op te
-    os as uma e é são eu ele nós como onde quando qual em por com não
-    """.split()
-)
+_STOP_WORDS = """
+a about an and any are as at be been but by can could did do does for from had has have he her how i if in into is
+it its may me my no not of on or our she should so some than that the their them then there these they this to
+was we were what when where which who why will with would you your please tell explain mean
+der das den dem des ein eine einer eines einem einen und oder ist sind wie was wer wo wann warum welche
+welcher welches ich du er sie es wir ihr mit von zu im in auf für nicht auch
+le la les un une des du de et ou est sont je tu il elle nous vous que qui quoi quel quelle où quand
+pourquoi dans sur pour par avec ne pas ce cette ces
+el los las y o es son yo tú que qué quién cómo dónde cuándo cuál por para con no se su del al
+il lo gli i uno e che chi dove quando perché quale di da per con non si
+het een en of is zijn ik jij hij wij hoe wat waar wanneer waarom welke van voor met niet op te
+os as uma e é são eu ele nós como onde quando qual em por com não
+"""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 """Words that say nothing about the subject, in the languages most often asked in. Left out of a question unless
-nothing else is in it."""
+nothing else is in it. Without those that mean something in English: die, war, come, comment."""
 
 
 class Word(msgspec.Struct, frozen=True):

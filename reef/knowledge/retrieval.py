@@ -1,0 +1,270 @@
+"""Answers "which passages speak of this?": by meaning, by words, and fused. Sees only what is visible to the asker.
+
+How a question is answered: the windows nearest to it (vector index) and the chunks with its words (full-text index)
+are fused by reciprocal rank; what is too far from the question in meaning is left out, unless it has every word of
+it; of what is left, passages that say the same thing give way to others (maximal marginal relevance). Knows neither
+prompts nor personas' rights beyond the stores it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from reef.knowledge import fulltext
+from reef.knowledge.chroma import Where
+from reef.knowledge.vectors import QUERY_K_MAX, VectorIndex
+from reef.knowledge.visible import NO_FILTERS, Filters, visible
+from reef.records.database import Database
+from reef.records.tables import chunks, documents, windows
+from reef.records.words import question_words
+
+Mode = Literal["hybrid", "vector", "text"]
+Vector = NDArray[np.float32]
+
+FUSION_K = 60
+"""Of reciprocal rank fusion: how little the first places differ."""
+CANDIDATES_MIN = 40
+CANDIDATES_PER_RESULT = 5
+EXACT_WINDOWS_MAX = 5_000
+"""A filter that leaves no more windows is answered from the records, exactly: an index with a filter is slower."""
+SIMILARITY_MIN = 0.25
+"""Cosine below which a passage has nothing to do with the question; see docs/performance.md for how it was chosen."""
+RELEVANCE_SHARE = 0.8
+"""Of relevance in the choice of the next passage; the rest goes to being different from those chosen already."""
+OVERLAP_SHARE_MAX = 0.5
+"""Two passages of one document that share more of the shorter one are one passage."""
+
+
+class Passage(msgspec.Struct, frozen=True, kw_only=True):
+    """A passage that answers. `start` and `end` are its place in the document's text, in code points."""
+
+    chunk_id: int
+    document_id: str
+    name: str
+    title: str
+    page_first: int | None
+    page_last: int | None
+    headings: tuple[str, ...]
+    start: int
+    end: int
+    text: str
+    tokens: int
+    score: float
+    """By which passages are ordered: 1 is the best that fusion can give."""
+    similarity: float | None
+    """Cosine with the question; None where nothing was compared."""
+    why: str
+    """How it was found, for a person."""
+
+
+class _Found(msgspec.Struct):
+    """A chunk on its way to become a passage."""
+
+    chunk_id: int
+    by_vector: int | None = None
+    by_text: int | None = None
+    similarity: float | None = None
+    vector: Vector | None = None
+
+    @property
+    def score(self) -> float:
+        places = [place for place in (self.by_vector, self.by_text) if place is not None]
+        return sum(1.0 / (FUSION_K + place) for place in places) * (FUSION_K + 1) / 2
+
+
+class Retriever:
+    """Finds passages in the stores of one reef. Thread-safe as far as `embed` is."""
+
+    def __init__(self, database: Database, vectors: VectorIndex, embed: Callable[[str], Vector]) -> None:
+        """`embed` gives the normalised vector of a question, by the model that made the documents' vectors."""
+        self._database = database
+        self._vectors = vectors
+        self._embed = embed
+
+    def retrieve(
+        self,
+        question: str,
+        stores: Sequence[str],
+        *,
+        k: int = 8,
+        filters: Filters = NO_FILTERS,
+        mode: Mode = "hybrid",
+        similarity_min: float = SIMILARITY_MIN,
+    ) -> list[Passage]:
+        """At most k passages, best first; none where nothing is relevant.
+
+        `stores`: see `stores_of` for what a persona may read. Raises VectorStoreDown (not in mode `text`).
+        """
+        asked = max(CANDIDATES_MIN, CANDIDATES_PER_RESULT * k)
+        found: dict[int, _Found] = {}
+        vector = None if mode == "text" else np.asarray(self._embed(question), dtype="<f4")
+        # outside of any connection: a slow vector store must not hold one
+        near = [] if vector is None or filters.given else self._vectors.query(stores, vector.tobytes(), asked)
+        with self._database.read() as connection:
+            if vector is not None:
+                if filters.given:
+                    near = self._near_filtered(connection, stores, vector, asked, filters)
+                for place, chunk_id in enumerate(_best_chunks(connection, stores, near, filters), start=1):
+                    found[chunk_id] = _Found(chunk_id, by_vector=place)
+            if mode != "vector":
+                hits = fulltext.search(connection, stores, question, asked, filters)
+                for place, (chunk_id, _) in enumerate(hits, start=1):
+                    found.setdefault(chunk_id, _Found(chunk_id)).by_text = place
+            ranked = sorted(found.values(), key=lambda one: (-one.score, one.chunk_id))[:asked]
+            if vector is not None:
+                _compare(connection, ranked, vector)
+            passages = _passages(connection, ranked)
+        if vector is not None:
+            passages = [one for one in passages if _relevant(one, question, similarity_min)]
+        vectors_of = {one.chunk_id: one.vector for one in ranked if one.vector is not None}
+        return _diverse(_without_overlaps(passages), vectors_of, k)
+
+    def _near_filtered(
+        self, connection: sa.Connection, stores: Sequence[str], vector: Vector, asked: int, filters: Filters
+    ) -> list[tuple[int, float]]:
+        few = connection.execute(
+            sa.select(windows.c.id, windows.c.vector)
+            .join(chunks, chunks.c.id == windows.c.chunk_id)
+            .join(documents, documents.c.id == chunks.c.document_id)
+            .where(visible(stores, filters), windows.c.vector.is_not(None))
+            .limit(EXACT_WINDOWS_MAX + 1)
+        ).all()
+        if len(few) > EXACT_WINDOWS_MAX:
+            in_records = filters.document_ids or filters.name_prefix  # the index does not know these
+            return self._vectors.query(stores, vector.tobytes(), QUERY_K_MAX if in_records else asked, _where(filters))
+        if not few:
+            return []
+        cosines = np.frombuffer(b"".join(row[1] for row in few), dtype="<f4").reshape(len(few), -1) @ vector
+        best = np.argsort(-cosines)[:asked]
+        return [(int(few[place][0]), float(cosines[place])) for place in best]
+
+
+def _where(filters: Filters) -> Where | None:
+    """What the vector index knows of these filters, in its words."""
+    known = [
+        {name: value} for name, value in (("language", filters.language), ("mime_type", filters.mime_type)) if value
+    ]
+    return {"$and": known} if len(known) > 1 else known[0] if known else None
+
+
+def _best_chunks(
+    connection: sa.Connection, stores: Sequence[str], near: Sequence[tuple[int, float]], filters: Filters
+) -> list[int]:
+    """The visible chunks of these windows, each once, by its best window."""
+    if not near:
+        return []
+    rows = connection.execute(
+        sa.select(windows.c.id, windows.c.chunk_id)
+        .join(chunks, chunks.c.id == windows.c.chunk_id)
+        .join(documents, documents.c.id == chunks.c.document_id)
+        .where(windows.c.id.in_([window_id for window_id, _ in near]), visible(stores, filters))
+    )
+    chunk_of = {int(row[0]): int(row[1]) for row in rows}
+    return list(dict.fromkeys(chunk_of[window_id] for window_id, _ in near if window_id in chunk_of))
+
+
+def _compare(connection: sa.Connection, ranked: Sequence[_Found], vector: Vector) -> None:
+    """Give every candidate the vector of its best window and the cosine, exactly, from the records."""
+    by_id = {one.chunk_id: one for one in ranked}
+    rows = connection.execute(
+        sa.select(windows.c.chunk_id, windows.c.vector).where(
+            windows.c.chunk_id.in_(list(by_id)), windows.c.vector.is_not(None)
+        )
+    )
+    for chunk_id, raw in rows:
+        window: Vector = np.frombuffer(raw, dtype="<f4")
+        if window.shape != vector.shape:
+            continue  # another model made it: the checker has its document embedded again
+        similarity = float(window @ vector)
+        one = by_id[chunk_id]
+        if one.similarity is None or similarity > one.similarity:
+            one.similarity, one.vector = similarity, window
+
+
+def _passages(connection: sa.Connection, ranked: Sequence[_Found]) -> list[Passage]:
+    rows = connection.execute(
+        sa.select(chunks, documents.c.name, documents.c.title)
+        .join(documents, documents.c.id == chunks.c.document_id)
+        .where(chunks.c.id.in_([one.chunk_id for one in ranked]))
+    ).mappings()
+    by_id = {row["id"]: row for row in rows}
+    return [_passage(by_id[one.chunk_id], one) for one in ranked if one.chunk_id in by_id]
+
+
+def _passage(row: sa.RowMapping, one: _Found) -> Passage:
+    return Passage(
+        chunk_id=one.chunk_id,
+        document_id=row["document_id"],
+        name=row["name"],
+        title=row["title"],
+        page_first=row["page_first"],
+        page_last=row["page_last"],
+        headings=tuple(row["headings"].splitlines()),
+        start=row["start"],
+        end=row["end"],
+        text=row["text"],
+        tokens=row["tokens"],
+        score=round(one.score, 4),
+        similarity=None if one.similarity is None else round(one.similarity, 4),
+        why=_why(one),
+    )
+
+
+def _why(one: _Found) -> str:
+    ways = []
+    if one.by_vector is not None:
+        ways.append(f"no. {one.by_vector} by meaning")
+    if one.by_text is not None:
+        ways.append(f"no. {one.by_text} by words")
+    return ", ".join(ways)
+
+
+def _relevant(passage: Passage, question: str, similarity_min: float) -> bool:
+    """Near enough in meaning; or it has every word of the question, as a passage with a name or a code has."""
+    if passage.similarity is not None and passage.similarity >= similarity_min:
+        return True
+    words = question_words(question)
+    here = "\n".join((*passage.headings, passage.text)).lower()
+    return bool(words) and all(any(form in here for form in word.forms) for word in words)
+
+
+def _without_overlaps(passages: Sequence[Passage]) -> list[Passage]:
+    """Chunks overlap; of two that are mostly the same text, the better one stays."""
+    kept: list[Passage] = []
+    for passage in passages:
+        if not any(_overlap(passage, other) > OVERLAP_SHARE_MAX for other in kept):
+            kept.append(passage)
+    return kept
+
+
+def _overlap(one: Passage, other: Passage) -> float:
+    if one.document_id != other.document_id:
+        return 0.0
+    shared = min(one.end, other.end) - max(one.start, other.start)
+    return shared / max(1, min(one.end - one.start, other.end - other.start))
+
+
+def _diverse(passages: Sequence[Passage], vectors_of: dict[int, Vector], k: int) -> list[Passage]:
+    """Choose one after the other, each by its score and by how little it repeats the ones before it."""
+    left, chosen = list(passages), list[Passage]()
+    top = max((passage.score for passage in left), default=1.0)
+    closest = dict.fromkeys((passage.chunk_id for passage in left), 0.0)
+    while left and len(chosen) < k:
+        best = max(
+            left,
+            key=lambda one: RELEVANCE_SHARE * one.score / top - (1 - RELEVANCE_SHARE) * closest[one.chunk_id],
+        )
+        left.remove(best)
+        chosen.append(best)
+        newest = vectors_of.get(best.chunk_id)
+        for one in left:
+            own = vectors_of.get(one.chunk_id)
+            if newest is not None and own is not None:
+                closest[one.chunk_id] = max(closest[one.chunk_id], float(own @ newest))
+    return chosen
