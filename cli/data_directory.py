@@ -1,7 +1,7 @@
 """The data directory as `coral-reef up` owns it: one owner at a time, and what it writes about itself for `status`.
 
-Layout: reef.db, broker/, models/, logs/NAME.log, run/ (up.lock, up.json, flower.json, status.key). Files with secrets
-have mode 0600.
+Layout: reef.db, broker/, chroma/, models/, logs/NAME.log, run/ (up.lock, up.json, flower.json, status.key).
+Files with secrets have mode 0600.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from workers.private_file import write_private
 from workers.supervisor import ProcessState
 
 T = TypeVar("T")
-PARTS = ("run", "logs", "broker", "models")
+PARTS = ("run", "logs", "broker", "models", "chroma")
 
 
 class RunFile(msgspec.Struct, frozen=True):
@@ -65,6 +65,11 @@ class DataDirectory:
     def broker(self) -> Path:
         """Configuration and append-only file of the embedded broker."""
         return self.path / "broker"
+
+    @property
+    def chroma(self) -> Path:
+        """Configuration and files of the embedded vector store."""
+        return self.path / "chroma"
 
     @property
     def _run(self) -> Path:

@@ -16,12 +16,21 @@ MARKS = {"good": "[green]✓[/]", "warning": "[yellow]![/]", "bad": "[red]✗[/]
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--repair", is_flag=True, help="Bring the vector index of a running reef up to the records.")
+@click.option("--rebuild", is_flag=True, help="With --repair: make the whole vector index anew.")
 @data_dir_option
-def doctor(as_json: bool, data_dir: object) -> None:
+def doctor(as_json: bool, repair: bool, rebuild: bool, data_dir: object) -> None:
     """Check this machine and the configuration. Exit status 1 when something is wrong."""
     from cli.checks import all_checks
 
     settings = settings_with(data_dir=data_dir)
+    if rebuild and not repair:
+        raise click.UsageError("--rebuild goes with --repair.")
+    if repair:
+        from cli.knowledge import repair_index
+
+        repair_index(settings, anew=rebuild, as_json=as_json)
+        return
     console = plain_console()
     findings = []
     for check in all_checks(settings):

@@ -7,6 +7,7 @@ and asks nothing; `cli/up.py` does the talking.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import secrets
@@ -26,10 +27,11 @@ from cli.errors import Problem
 from cli.options import without_password
 from cli.reef_client import ReefClient
 from reef import access
+from reef.knowledge import heartbeat
 from reef.records.database import Database, migrate
 from reef.settings import Settings, inherited_environment
 from reef.topology import Device, Pool, Topology, TopologyError, load_topology
-from workers import broker
+from workers import broker, vector_server
 from workers.supervisor import ExitReport, ProcessFailed, ProcessSpec, ProcessState, Supervisor
 
 CODE = Path(__file__).resolve().parents[1]
@@ -37,6 +39,10 @@ LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 BROKER_READY_S = 30.0
 """Loading a large append-only file takes time; PING answers when it is done."""
 BROKER_STARTS_MAX = 3
+VECTORS_READY_S = 15.0
+"""The start goes on without the vector store after this time; it may still come."""
+KNOWLEDGE_POOLS = ("embed", "index")
+"""Where one of these has a device, documents can be read, and a vector store is needed."""
 CRASHES_MIN = 2
 """Restarts after which a worker that never reported counts as unable to start."""
 READY_POLL_S = 0.1
@@ -60,6 +66,11 @@ def local_devices(topology: Topology) -> list[tuple[Pool, Device]]:
     """The devices of queues.yaml that belong to this machine."""
     here = ("", socket.gethostname().partition(".")[0].lower())
     return [(pool, device) for pool in topology.pools.values() for device in pool.devices if device.host in here]
+
+
+def needs_vectors(topology: Topology) -> bool:
+    """Whether this reef can read documents."""
+    return any(name in topology.pools and topology.pools[name].devices for name in KNOWLEDGE_POOLS)
 
 
 def read_topology(settings: Settings) -> Topology:
@@ -114,7 +125,7 @@ class ReefProcesses:
         """
         exposed = not is_loopback(settings.host)
         self.settings = settings.changed(require_api_key=settings.require_api_key or exposed)
-        """Complete after `start`: URLs of the broker and of Flower are filled in."""
+        """Complete after `start`: URLs of the broker, of Chroma and of Flower are filled in."""
         self.flower: FlowerLogin | None = None
         self._with_flower = flower
         self._prepare = prepare or (lambda _: None)
@@ -143,6 +154,7 @@ class ReefProcesses:
         self._note("Database is up to date")
         self._make_status_key()
         self._prepare_flower()
+        self._start_vectors(topology)
         self._start_rest(topology)
 
     def _check_port(self) -> None:
@@ -184,10 +196,33 @@ class ReefProcesses:
                 self._note(f"Broker runs on port {endpoint.port}")
                 return
 
+    def _start_vectors(self, topology: Topology) -> None:
+        """A reef without its vector store still chats: nothing here ends the start."""
+        if self.settings.chroma_url:
+            silent = heartbeat.why_silent(self.settings.chroma_url, VECTORS_READY_S)
+            shown = without_password(self.settings.chroma_url)
+            self._note(f"Chroma of REEF_CHROMA_URL ({shown}) " + (f"is silent: {silent}" if silent else "answers"))
+            return
+        if not needs_vectors(topology):
+            return
+        if not vector_server.installed():
+            self._note("Chroma is not installed for this machine: documents cannot be asked. Set REEF_CHROMA_URL.")
+            return
+        endpoint, argv = vector_server.prepare(self._directory.chroma)
+        self.settings = self.settings.changed(chroma_url=endpoint.url)
+        supervisor = self._running()
+        spec = self._spec("chroma", argv, functools.partial(heartbeat.beats, endpoint.url), phase=2)
+        supervisor.start(dataclasses.replace(spec, environment={**spec.environment, **vector_server.QUIET}))
+        try:
+            supervisor.wait_ready("chroma", VECTORS_READY_S)
+            self._note(f"Chroma runs on port {endpoint.port}")
+        except ProcessFailed as error:
+            self._note(f"Chats go on without documents for now. {error}")
+
     def _supervise(self, more_secrets: Sequence[str]) -> Supervisor:
         settings = self.settings
         known = [*more_secrets, settings.remote_api_key, _password_of(settings.redis_url)]
-        known.append(_password_of(settings.database_url))
+        known += [_password_of(settings.database_url), _password_of(settings.chroma_url)]
         if self._with_flower:
             self.flower = FlowerLogin("", "reef", secrets.token_urlsafe(24))
             known.append(self.flower.password)
@@ -333,7 +368,7 @@ class ReefProcesses:
         return self._running().states()
 
     def pids(self) -> dict[str, int]:
-        """Numbers of the running processes by name: broker, web, sweeper, flower, and each worker by its node."""
+        """Numbers of the running processes by name: broker, chroma, web, sweeper, flower, each worker by its node."""
         return self._running().pids()
 
     def kill(self, name: str, signum: int = 9) -> int:
@@ -341,7 +376,7 @@ class ReefProcesses:
         return self._running().kill(name, signum)
 
     def stop(self, *, timeout_s: float | None = None) -> None:
-        """Stop all: web and workers finish what runs, then sweeper and Flower, the broker last.
+        """Stop all: web and workers finish what runs, then sweeper and Flower, the broker and Chroma last.
 
         `timeout_s` shortens every process's grace. Safe to call twice and after a failed start.
         """

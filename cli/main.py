@@ -16,6 +16,7 @@ MODULES = {
     "status": "cli.status",
     "doctor": "cli.doctor",
     "models": "cli.models",
+    "knowledge": "cli.knowledge",
     "keys": "cli.keys",
     "config": "cli.config",
     "web": "cli.services",

@@ -112,4 +112,4 @@ def _print_reef(console: Console, reef: dict[str, Any]) -> None:
     console.print(queues)
     runs = reef["runs"]
     console.print(f"\nRuns     {runs['running']} running, {runs['queued']} queued, {runs['dead']} dead")
-    console.print(f"Records  {reef['database']}    Broker  {reef['broker']}")
+    console.print(f"Records  {reef['database']}    Broker  {reef['broker']}    Vectors  {reef['vectors']}")

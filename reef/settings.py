@@ -31,6 +31,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Empty: `coral-reef up` starts a server of its own and hands its URL to the processes."""
     database_url: str = ""
     """Empty: SQLite in the data directory."""
+    chroma_url: str = ""
+    """Empty: `coral-reef up` starts Chroma where a pool has a device for documents, and hands its URL on."""
     queues_file: Path = Path("queues.yaml")
     model: str = ""
     """Overrides the model of the chat pool: a catalogue name or a path to a .gguf file."""

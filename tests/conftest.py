@@ -11,9 +11,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from services import RedisServer, free_port
+from services import ChromaServer, RedisServer, free_port
 from whole_product import SIMULATED_QUEUES, Reef, StartReef, real_reef, running_reef
 
+from reef.knowledge.vectors import VectorIndex
 from reef.records.database import Database, migrate
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +38,34 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_chroma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaServer]:
+    """One vector store for the tests that neither kill it nor count on being alone."""
+    server = ChromaServer(tmp_path_factory.mktemp("chroma"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_chroma(tmp_path: Path) -> Iterator[ChromaServer]:
+    """A vector store of this test's own, to be killed at will."""
+    server = ChromaServer(tmp_path / "chroma")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def vectors(shared_chroma: ChromaServer) -> Iterator[VectorIndex]:
+    """The index of a library that has nothing in it."""
+    index = VectorIndex(shared_chroma.url)
+    for store in index.stores():
+        index.drop(store)
+    yield index
+    index.close()
 
 
 def _postgres_programs() -> Path | None:

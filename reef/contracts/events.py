@@ -116,13 +116,23 @@ class ToolCall(Event, frozen=True, kw_only=True, omit_defaults=False, tag="tool_
 
 
 class Citation(Event, frozen=True, kw_only=True, omit_defaults=False):
-    """A passage the reply rests on."""
+    """A passage the reply rests on. `start` and `end` are its place in the document's text, in code points.
 
-    index: int
+    `basis` says how sure that is: `cited` where the reply marks it as [number]; `source` where the reply marks nothing
+    (small models forget) and these are all the passages it was given.
+    """
+
+    number: int
     document_id: str
-    title: str
-    excerpt: str
-    page: int | None = None
+    name: str
+    chunk_id: int
+    start: int
+    end: int
+    score: float
+    page_first: int | None = None
+    page_last: int | None = None
+    headings: tuple[str, ...] = ()
+    basis: Literal["cited", "source"] = "cited"
 
 
 RunEvent = (

@@ -70,3 +70,25 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """Titles of the sections it stands in, outermost first."""
     windows: tuple[tuple[int, int], ...] = ()
     """Spans within the chunk's text, each no longer than the embedding model reads; together they cover it."""
+
+
+class Passage(msgspec.Struct, frozen=True, kw_only=True):
+    """A passage that answers. `start` and `end` are its place in the document's text, in code points."""
+
+    chunk_id: int
+    document_id: str
+    name: str
+    title: str
+    page_first: int | None
+    page_last: int | None
+    headings: tuple[str, ...]
+    start: int
+    end: int
+    text: str
+    tokens: int
+    score: float
+    """By which passages are ordered: 1 is the best that fusion can give."""
+    similarity: float | None
+    """Cosine with the question; None where nothing was compared."""
+    why: str
+    """How it was found, for a person."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from reef.knowledge import fulltext
 from reef.knowledge.chroma import Where
+from reef.knowledge.model import Passage
 from reef.knowledge.vectors import QUERY_K_MAX, VectorIndex
 from reef.knowledge.visible import NO_FILTERS, Filters, visible
 from reef.records.database import Database
@@ -39,28 +40,6 @@ RELEVANCE_SHARE = 0.8
 """Of relevance in the choice of the next passage; the rest goes to being different from those chosen already."""
 OVERLAP_SHARE_MAX = 0.5
 """Two passages of one document that share more of the shorter one are one passage."""
-
-
-class Passage(msgspec.Struct, frozen=True, kw_only=True):
-    """A passage that answers. `start` and `end` are its place in the document's text, in code points."""
-
-    chunk_id: int
-    document_id: str
-    name: str
-    title: str
-    page_first: int | None
-    page_last: int | None
-    headings: tuple[str, ...]
-    start: int
-    end: int
-    text: str
-    tokens: int
-    score: float
-    """By which passages are ordered: 1 is the best that fusion can give."""
-    similarity: float | None
-    """Cosine with the question; None where nothing was compared."""
-    why: str
-    """How it was found, for a person."""
 
 
 class _Found(msgspec.Struct):

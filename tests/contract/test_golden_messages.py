@@ -51,6 +51,15 @@ def test_the_specification_s_server_events_are_written() -> None:
         assert {name: sent[name] for name in promised} == promised
 
 
+def test_a_citation_is_written_and_read_as_promised() -> None:
+    """Clients find document, place and number under these names; an event of this version is read by the next."""
+    golden = (GOLDEN / "citation_event.1.json").read_bytes()
+    event = events.decode(golden)
+    assert isinstance(event, events.Citation)
+    assert (event.number, event.page_first, event.headings) == (2, 7, ("Berths", "Winter rules"))
+    assert json.loads(events.encode(event)) == json.loads(golden)
+
+
 @pytest.mark.parametrize("event_type", list(events.RunEvent.__args__), ids=lambda kind: kind.__name__)
 def test_every_event_survives_the_wire(event_type: type[events.Event]) -> None:
     """Encoding and decoding gives the same event, number and run included."""

@@ -23,6 +23,7 @@ function facts(status) {
     fact("Model", model?.title || model?.name || "none", { aside: model?.demo ? "Demo size: quick, often wrong" : "" }),
     fact("Replies", `${runs.running} being written`, { aside: `${runs.queued} waiting` }),
     fact("Given up", String(runs.dead), { trouble: runs.dead > 0, aside: runs.dead ? "See “coral-reef status”" : "" }),
+    fact("Document index", { ok: "In order", down: "Down", off: "Not in use" }[status.vectors], { trouble: status.vectors === "down" }),
     fact("Broker", status.broker === "ok" ? "In order" : "Down", { trouble: status.broker !== "ok" }),
     fact("Database", { sqlite: "SQLite", postgresql: "PostgreSQL" }[status.database] ?? status.database),
     status.flower_url ? fact("Tasks", "Open Flower", { href: status.flower_url }) : null,
