@@ -29,6 +29,7 @@ _MARKS = (  # parts of words that Python's \\w leaves out: accents, Hebrew and A
 )
 _LETTER = rf"(?:(?![{_UNSPACED}])[\w{_MARKS}])"
 _PIECES = re.compile(rf"(?P<run>[{_UNSPACED}]+)|(?P<word>{_LETTER}+(?:['’.+#&/:@-]{_LETTER}+)*[+#]*)")
+_SIGNS = re.compile(r"[.+#&/:@_-]+")
 _PLAIN_EXTRA = str.maketrans({"أ": "ا", "إ": "ا", "آ": "ا", "ٱ": "ا", "ى": "ي", "ة": "ه", "ـ": "", "ß": "ss"})
 
 _STOP_WORDS = """
@@ -89,10 +90,12 @@ def plain_form(word: str) -> str:
 
 def _words_of(kind: str, piece: str) -> list[Word]:
     if kind == "word":
-        own = piece.lower()
-        if not any(map(str.isalnum, own)):
-            return []
-        return [Word(tuple(dict.fromkeys((own, plain_form(piece)))))]
+        # a path, an address, a code: as a whole, and its parts
+        parts = _SIGNS.split(piece)
+        wanted = [piece, *parts] if len(parts) > 1 else [piece]
+        return [
+            Word(tuple(dict.fromkeys((one.lower(), plain_form(one))))) for one in wanted if any(map(str.isalnum, one))
+        ]
     return [Word((pair,), prefix=len(pair) == 1) for pair in _pairs(piece)]
 
 
