@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
@@ -26,6 +27,14 @@ def database(any_database: Database) -> Database:
     with any_database.write() as connection:
         connection.execute(personas.insert().values(id=PERSONA, name="Mira", created_at=0.0, updated_at=0.0))
     return any_database
+
+
+@pytest.fixture
+def own_vectors(own_chroma: ChromaServer) -> Iterator[VectorIndex]:
+    """The index on a server that may be killed."""
+    index = VectorIndex(own_chroma.url)
+    yield index
+    index.close()
 
 
 def found(vectors: VectorIndex, store: str, text: str, k: int = 3) -> list[int]:
@@ -249,52 +258,47 @@ def test_everything_is_made_anew_from_the_records(database: Database, vectors: V
 
 
 def test_a_silent_store_is_told_within_seconds(
-    database: Database, own_chroma: ChromaServer, monkeypatch: pytest.MonkeyPatch
+    database: Database, own_chroma: ChromaServer, own_vectors: VectorIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without its server a question fails in words; forgetting works, and the checker finds what is left."""
     monkeypatch.setattr(chroma, "WRITE_TRIES_MAX", 2)
-    vectors = VectorIndex(own_chroma.url)
     document_id = add_document(database, ["lost"])
-    index_pending(database, vectors, 10)
+    index_pending(database, own_vectors, 10)
     own_chroma.stop(signal.SIGKILL)
     with pytest.raises(VectorStoreDown, match="coral-reef status"):
-        found(vectors, "shared", "lost")
+        found(own_vectors, "shared", "lost")
     waiting = add_document(database, ["later"])
     with pytest.raises(VectorStoreDown):
-        index_pending(database, vectors, 10)
+        index_pending(database, own_vectors, 10)
     assert state_of(database, waiting) == "indexing"
-    assert forget(database, vectors, document_id)
+    assert forget(database, own_vectors, document_id)
     own_chroma.start()
-    assert index_pending(database, vectors, 10).documents == 1
-    assert compare(database, vectors, repair=True).extra == 1
-    assert compare(database, vectors, repair=False).agree
-    vectors.close()
+    assert index_pending(database, own_vectors, 10).documents == 1
+    assert compare(database, own_vectors, repair=True).extra == 1
+    assert compare(database, own_vectors, repair=False).agree
 
 
 def test_replaced_documents_are_cleared_until_it_is_done(
-    database: Database, own_chroma: ChromaServer, monkeypatch: pytest.MonkeyPatch
+    database: Database, own_chroma: ChromaServer, own_vectors: VectorIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crash after the replacement leaves the removal to the next round."""
     monkeypatch.setattr(chroma, "WRITE_TRIES_MAX", 2)
-    vectors = VectorIndex(own_chroma.url)
     old = add_document(database, ["v1"], name="plan.md")
-    index_pending(database, vectors, 10)
+    index_pending(database, own_vectors, 10)
     with database.write() as connection:
         connection.execute(documents.update().values(state="replaced"))
     own_chroma.stop(signal.SIGKILL)
     with pytest.raises(VectorStoreDown):
-        clear_replaced(database, vectors, 10)
+        clear_replaced(database, own_vectors, 10)
     assert window_ids(database, old) != []
     own_chroma.start()
-    assert clear_replaced(database, vectors, 10) == 1
-    assert (vectors.count("shared"), window_ids(database, old)) == (0, [])
-    vectors.close()
+    assert clear_replaced(database, own_vectors, 10) == 1
+    assert (own_vectors.count("shared"), window_ids(database, old)) == (0, [])
 
 
-def test_chroma_killed_in_mid_write(database: Database, own_chroma: ChromaServer) -> None:
+def test_chroma_killed_in_mid_write(database: Database, own_chroma: ChromaServer, own_vectors: VectorIndex) -> None:
     """kill -9 while documents are being stored: the writer waits out the restart, and nothing is lost or doubled."""
-    vectors = VectorIndex(own_chroma.url)
-    ids = [add_document(database, [f"shell {n} {part}" for part in range(5)]) for n in range(60)]
+    ids = [add_document(database, [f"shell{n} part{part}" for part in range(5)]) for n in range(60)]
     stored = threading.Event()
     failures: list[BaseException] = []
 
@@ -304,7 +308,7 @@ def test_chroma_killed_in_mid_write(database: Database, own_chroma: ChromaServer
             return True
 
         try:
-            while index_pending(database, vectors, 3, guard=shown).documents:
+            while index_pending(database, own_vectors, 3, guard=shown).documents:
                 pass
         except BaseException as error:
             failures.append(error)
@@ -319,8 +323,7 @@ def test_chroma_killed_in_mid_write(database: Database, own_chroma: ChromaServer
     writer.join(60)
     assert failures == []
     assert {state_of(database, document_id) for document_id in ids} == {"indexed"}
-    seen = compare(database, vectors, repair=True)
+    seen = compare(database, own_vectors, repair=True)
     assert (seen.missing, seen.extra) == (0, 0), "an acknowledged entry was lost"
     for n in (0, 30, 59):
-        assert found(vectors, "shared", f"shell {n} 4", 1) == [window_ids(database, ids[n])[4]]
-    vectors.close()
+        assert found(own_vectors, "shared", f"shell{n} part4", 1) == [window_ids(database, ids[n])[4]]
