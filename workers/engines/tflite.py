@@ -19,8 +19,9 @@ from workers.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import numpy as np
-    from embeddings_engine import EmbeddingsEngine
     from numpy.typing import NDArray
+
+    from embeddings_engine import EmbeddingsEngine
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 CACHE_BYTES = 16 << 20
