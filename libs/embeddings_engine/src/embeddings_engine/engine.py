@@ -7,7 +7,7 @@ import contextlib
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,8 +167,8 @@ class EmbeddingsEngine:
         Raises Cancelled between two device calls once `cancel` is set, BackendFailed, Closed.
         """
         alone = isinstance(texts, str)
-        listed = [texts] if isinstance(texts, str) else list(texts)
-        self._check(listed, dimensions)
+        listed = _readable([texts] if isinstance(texts, str) else texts)
+        self._check_dimensions(dimensions)
         call = _Call(
             prefix={"query": self.traits.query_prefix, "document": self.traits.document_prefix}.get(kind, ""),
             query=kind == "query",
@@ -220,11 +220,11 @@ class EmbeddingsEngine:
 
     def window_spans(self, texts: Sequence[str]) -> list[list[Span]]:
         """For each text, spans that `encode_document` embeds whole and that together cover it."""
-        return [self._backend.windows(text, self.window_tokens) for text in texts]
+        return [self._backend.windows(text, self.window_tokens) for text in _readable(texts)]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Length of each text in the model's tokens, without special ones."""
-        return self._backend.count(texts)
+        return self._backend.count(_readable(texts))
 
     def similarity(self, left: Vectors, right: Vectors) -> NDArray[np.float32] | float:
         """Cosine similarity of two vectors, or of every pair of two lists."""
@@ -251,10 +251,7 @@ class EmbeddingsEngine:
     ) -> None:
         self.close()
 
-    def _check(self, texts: Sequence[object], dimensions: int | None) -> None:
-        for at, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"texts[{at}] is a {type(text).__name__}; encode takes text.")
+    def _check_dimensions(self, dimensions: int | None) -> None:
         if dimensions is None:
             return
         if not 1 <= dimensions <= self.dimensions:
@@ -356,6 +353,20 @@ class _Report:
     def __call__(self, items_done: int) -> None:
         share = items_done / max(len(self._slab.work.items), 1)
         self._progress(self._before + int(share * len(self._slab.texts)), self._total)
+
+
+def _readable(texts: Iterable[object]) -> list[str]:
+    """The texts, with `?` for what no tokenizer and no service can read: halves of characters."""
+    found = []
+    for at, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{at}] is a {type(text).__name__}; encode takes text.")
+        try:
+            text.encode()
+            found.append(text)
+        except UnicodeEncodeError:
+            found.append(text.encode("utf-8", "replace").decode())
+    return found
 
 
 def _slab_bounds(count: int) -> list[tuple[int, int]]:

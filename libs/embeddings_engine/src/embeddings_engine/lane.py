@@ -136,7 +136,7 @@ class Lane:
                     f"{WAITING_MAX} calls wait for this engine already; send larger batches from fewer threads."
                 )
             queue.append(work)
-            self._ready.notify()
+            self._ready.notify_all()
 
     def waiting(self) -> tuple[int, int]:
         """Interactive and bulk calls that are not finished yet."""

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import uuid
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,9 +118,9 @@ class VectorStore:
         """Read a saved store. Raises ValueError for any other file."""
         store = cls()
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
                 rows, notes = data["rows"], json.loads(data["notes"].tobytes())
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is not a saved vector store ({error}).") from error
         store._ids, store._metadata = notes["ids"], notes["metadata"]
         store._at = {name: at for at, name in enumerate(store._ids)}
