@@ -5,6 +5,9 @@
 | reef:run:<id>:events      | stream  | web (queued), worker    | web           | capped; RUN_EVENTS_TTL_S         |
 | reef:run:<id>             | channel | web, worker, sweeper    | web           | live only                        |
 | reef:session:<id>         | channel | web                     | web           | live only                        |
+| reef:upload:<id>:events   | stream  | web, worker, sweeper    | web           | capped; UPLOAD_EVENTS_TTL_S      |
+| reef:upload:<id>          | channel | web, worker, sweeper    | web           | live only                        |
+| reef:upload:<id>:told     | string  | web, worker, sweeper    | the same      | UPLOAD_TOLD_MS: one telling each |
 | reef:stop                 | channel | web                     | every worker  | live only; the ledger has it too |
 | reef:nodes                | hash    | worker (heartbeat)      | web, cli      | a field is stale after NODE_TTL_S|
 | reef:affinity:<session>   | string  | worker (after a turn)   | dispatcher    | AFFINITY_TTL_S                   |
@@ -18,6 +21,12 @@ RUN_EVENTS_TTL_S = 3600
 """A run's events can be replayed this long after its last one; afterwards the database answers."""
 RUN_EVENTS_MAX = 10_000
 """Longest event log of one run."""
+UPLOAD_EVENTS_TTL_S = 3600
+"""What happened in an upload can be replayed this long after its last event; the database has the outcome."""
+UPLOAD_EVENTS_MAX = 5_000
+"""Longest event log of one upload."""
+UPLOAD_TOLD_MS = 250
+"""An upload's counts are told at most once in this time, by whichever process comes first."""
 NODE_TTL_S = 6.0
 """A worker that was silent longer counts as gone."""
 AFFINITY_TTL_S = 3600
@@ -39,6 +48,21 @@ def run_channel(run_id: str) -> str:
 def session_channel(session_id: str) -> str:
     """Channel on which the runs that start in a session are announced."""
     return f"reef:session:{session_id}"
+
+
+def upload_events(upload_id: str) -> str:
+    """Stream of what happened in an upload."""
+    return f"reef:upload:{upload_id}:events"
+
+
+def upload_channel(upload_id: str) -> str:
+    """Channel on which an upload's events are announced as they happen."""
+    return f"reef:upload:{upload_id}"
+
+
+def upload_told(upload_id: str) -> str:
+    """There while the counts of this upload were told a moment ago."""
+    return f"reef:upload:{upload_id}:told"
 
 
 def affinity(session_id: str) -> str:

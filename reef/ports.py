@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 import msgspec
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from reef.knowledge.model import Chunk, ParsedDocument
+    from reef.contracts.jobs import QueryJob
+    from reef.knowledge.flow import Flow
+    from reef.knowledge.model import Chunk, ParsedDocument, Passage
     from reef.ledger import Claim, Ledger
     from reef.records.database import Database
 
@@ -156,6 +158,25 @@ class ParsingEngine(Engine, Protocol):
         """The document in passages of the size this engine was made for."""
 
 
+class KnowledgeIndex(Protocol):
+    """Finds passages. It can be made anew from the records at any time, and may lag behind them but never decides.
+
+    All writes come from one process at a time (the index lane). Raises EngineError where its server is away.
+    """
+
+    def put(self, document_ids: Sequence[str], progressed: Callable[[], None]) -> None:
+        """Make the windows of these documents findable in their stores and nowhere else. Twice is as good as once.
+
+        Calls `progressed` now and then, so that a long batch keeps its lease.
+        """
+
+    def drop(self, document_ids: Sequence[str], progressed: Callable[[], None]) -> None:
+        """Forget these documents' windows; their rows are still there."""
+
+    def search(self, job: QueryJob, vector: NDArray[np.float32]) -> list[Passage]:
+        """The best passages of documents that are `indexed` in one of the job's stores, best first."""
+
+
 class RunWriter(Protocol):
     """Writes one attempt's events into its run's log. Never blocks on the broker; bounded by the reply's length."""
 
@@ -179,6 +200,9 @@ class Hold(Protocol):
     """Set when the work must end; `reason` then says why."""
     reason: StopReason | None
 
+    def progressed(self) -> None:
+        """The work goes on, though the device's step counter does not show it."""
+
 
 class Leases(Protocol):
     """Keeps the claims of this worker alive as long as its device makes progress."""
@@ -188,12 +212,16 @@ class Leases(Protocol):
 
 
 class DeviceContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What a task finds in its worker process: one device, its engine and the ways out."""
+    """What a task finds in its worker process: one device, its engine and the ways out.
+
+    Which tasks a worker knows follows from its pool, and so does what its engine can do: `chat`, `embedding` and
+    `parsing` are the same engine, seen as what the tasks of those pools need.
+    """
 
     node: str
     device: str
     pool: Pool
-    engine: ChatEngine
+    engine: Engine
     database: Database
     ledger: Ledger
     leases: Leases
@@ -201,6 +229,37 @@ class DeviceContext(msgspec.Struct, frozen=True, kw_only=True):
     note_affinity: Callable[[str], None]
     """Remember that this node holds a session's prompt cache."""
     observe: Callable[[ReplyMeasures], None]
+    knowledge: KnowledgeContext | None = None
+    """What tasks of knowledge need besides; only in the workers of their pools."""
+
+    @property
+    def chat(self) -> ChatEngine:
+        """The engine of a chat pool."""
+        return cast(ChatEngine, self.engine)
+
+    @property
+    def embedding(self) -> EmbeddingEngine:
+        """The engine of an embed pool."""
+        return cast(EmbeddingEngine, self.engine)
+
+    @property
+    def parsing(self) -> ParsingEngine:
+        """The engine of an index pool."""
+        return cast(ParsingEngine, self.engine)
+
+    @property
+    def ingestion(self) -> KnowledgeContext:
+        """What tasks of knowledge need. Raises RuntimeError in a worker of another pool."""
+        if self.knowledge is None:
+            raise RuntimeError(f"pool {self.pool.name} has no part in knowledge")
+        return self.knowledge
+
+
+class KnowledgeContext(msgspec.Struct, frozen=True):
+    """The ways of knowledge out of a worker."""
+
+    flow: Flow
+    index: KnowledgeIndex
 
 
 class ReplyMeasures(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,6 +47,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Comma-separated web origins besides our own that may open a WebSocket."""
     require_api_key: bool = False
     """Ask for an API key on every request; always on when bound beyond loopback."""
+    upload_file_bytes_max: int = 2 * 1024**3
+    """Longest file that may be uploaded."""
+    upload_files_max: int = 20_000
+    """Files of one upload."""
+    upload_bytes_max: int = 50 * 1024**3
+    """All files of one upload together."""
+    disk_reserve_bytes: int = 1024**3
+    """So much of the disk stays free: an upload that would need it is refused."""
     log_level: str = "info"
 
     @property

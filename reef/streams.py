@@ -4,6 +4,9 @@ An event's number is `token * NUMBERS_PER_CLAIM + n`, where token is the claim's
 claim). It is also the id of its stream entry, and Redis refuses an id that is not above the last one: once the next
 claim has written, the worker before it can append nothing. Readers keep the highest number they saw and drop the rest,
 which fences the live channel too.
+
+An upload has many writers at once and nothing to fence: its events are numbered by Redis as they arrive, and a client
+that missed some begins with what the records say.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import redis
 
 from reef import keys
-from reef.contracts.events import Event, RunEvent, decode, encode
+from reef.contracts.events import Event, RunEvent, UploadEvent, decode, decode_upload, encode
 
 NUMBERS_PER_CLAIM = 1_000_000
 """More events than one attempt of a run can have."""
@@ -74,3 +78,41 @@ def last_seq(client: redis.Redis, run_id: str) -> int:
 def queue_length(pipeline: redis.client.Pipeline, run_id: str) -> None:
     """Add the command that counts a run's stored events (one reply)."""
     pipeline.xlen(keys.run_events(run_id))
+
+
+# --- uploads
+
+NUMBERS_PER_MS = 1000
+"""An upload's event is numbered by the millisecond it came in and its place in it."""
+_APPEND_UPLOAD = """
+local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'e', ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('PUBLISH', ARGV[4], id .. ' ' .. ARGV[1])
+return id
+"""
+
+
+def queue_upload_event(pipeline: redis.client.Pipeline, upload_id: str, event: UploadEvent) -> None:
+    """Add the command that appends and announces an event of an upload (one reply)."""
+    limits = (str(keys.UPLOAD_EVENTS_MAX), str(keys.UPLOAD_EVENTS_TTL_S))
+    stream, channel = keys.upload_events(upload_id), keys.upload_channel(upload_id)
+    pipeline.eval(_APPEND_UPLOAD, 1, stream, encode(event).decode(), *limits, channel)
+
+
+def heard_upload_event(announced: bytes) -> UploadEvent:
+    """What an upload's channel announced. Raises msgspec.DecodeError and ValueError."""
+    entry, _, body = announced.partition(b" ")
+    return msgspec.structs.replace(decode_upload(body), seq=_upload_number(entry))
+
+
+def read_upload(client: redis.Redis, upload_id: str, after_seq: int) -> list[UploadEvent]:
+    """The stored events of an upload after that number, oldest first, at most REPLAY_MAX."""
+    milliseconds, n = divmod(after_seq, NUMBERS_PER_MS)
+    entries: Any = client.xrange(keys.upload_events(upload_id), min=f"({milliseconds}-{n}", max="+", count=REPLAY_MAX)
+    stored = ((decode_upload(fields[b"e"]), _upload_number(entry)) for entry, fields in entries)
+    return [msgspec.structs.replace(event, seq=seq) for event, seq in stored]
+
+
+def _upload_number(entry: bytes) -> int:
+    milliseconds, _, n = entry.partition(b"-")
+    return int(milliseconds) * NUMBERS_PER_MS + min(int(n), NUMBERS_PER_MS - 1)

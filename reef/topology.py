@@ -10,7 +10,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-EngineKind = Literal["auto", "openvino", "llama", "remote", "simulated"]
+EngineKind = Literal["auto", "openvino", "llama", "tflite", "parser", "remote", "simulated"]
 DeviceKind = Literal["cpu", "edgetpu", "cuda", "remote", "simulated"]
 
 _DEVICE = re.compile(

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import redis
+from celery import Celery
 from kombu.exceptions import OperationalError
 
 from reef import keys
@@ -28,9 +29,10 @@ class BrokerDown(Exception):
 class Dispatcher:
     """Sends hints. One per process; safe to share between threads and greenlets."""
 
-    def __init__(self, settings: Settings, topology: Topology) -> None:
+    def __init__(self, settings: Settings, topology: Topology, celery: Celery | None = None) -> None:
+        """`celery`: the application of a process that has one already."""
         self.topology = topology
-        self.celery = make_celery(settings)
+        self.celery = celery or make_celery(settings)
         timeout_s = BROKER_TIMEOUT_S if settings.node else WEB_BROKER_TIMEOUT_S
         self.redis = redis.Redis.from_url(
             settings.redis_url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None

@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 class Held:
     """A claim that is being worked on (reef.ports.Hold)."""
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Claim, progressed: Callable[[], None] = lambda: None) -> None:
         self.claim = claim
+        self.progressed = progressed
         self.cancel = threading.Event()
         self.reason: StopReason | None = None
 
@@ -46,6 +47,7 @@ class LeaseKeeper:
         self._held: dict[str, Held] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
+        self._work_steps = 0
         self._seen_steps = -1
         self._thread = threading.Thread(target=self._loop, name="leases", daemon=True)
         self._thread.start()
@@ -53,7 +55,7 @@ class LeaseKeeper:
     @contextmanager
     def hold(self, claim: Claim) -> Iterator[Held]:
         """Watch over a claim while its work runs."""
-        held = Held(claim)
+        held = Held(claim, self._count_step)
         with self._lock:
             self._held[claim.job.id] = held
         try:
@@ -66,6 +68,9 @@ class LeaseKeeper:
     def running(self) -> int:
         """Claims that are being worked on."""
         return len(self._held)
+
+    def _count_step(self) -> None:
+        self._work_steps += 1  # one that is lost between two threads costs nothing: the next one counts
 
     def stop(self, run_id: str) -> None:
         """Somebody asked this run to stop."""
@@ -111,7 +116,7 @@ class LeaseKeeper:
             if one.claim.job.deadline_at < now:
                 one.end("deadline")
         stops = self._ledger.stops(self._owner)
-        steps = self._steps()
+        steps = self._steps() + self._work_steps
         if steps != self._seen_steps:
             self._seen_steps = steps
             lost = self._ledger.renew([one.claim for one in held], self._lease_s)

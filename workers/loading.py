@@ -5,16 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from reef.ports import ChatEngine, Progress
+from reef.ports import Engine, Progress
 
 
 class Loading:
     """An engine on its way. Begins at once."""
 
-    def __init__(self, choose: Callable[[], ChatEngine]) -> None:
+    def __init__(self, choose: Callable[[], Engine]) -> None:
         """`choose` makes the engine; its imports happen in this thread, too."""
         self._choose = choose
-        self._engine: ChatEngine | None = None
+        self._engine: Engine | None = None
         self._error: BaseException | None = None
         self._lock = threading.Lock()
         self._latest: tuple[float, str] | None = None
@@ -29,7 +29,7 @@ class Loading:
             if self._latest is not None:
                 progress(*self._latest)
 
-    def wait(self) -> ChatEngine:
+    def wait(self) -> Engine:
         """The loaded engine. Raises what loading raised."""
         self._thread.join()
         if self._error is not None:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reef.ports import ChatEngine, EngineError
+from reef.ports import Engine, EngineError
 from reef.settings import Settings, load_settings
 from reef.topology import Device, Pool, load_topology
 from workers.loading import Loading
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = settings.changed(node=pool.node(device))
     pin(pool, device)
 
-    def choose() -> ChatEngine:
+    def choose() -> Engine:
         from workers.engines.select import choose_engine
 
         return choose_engine(settings, pool, device)

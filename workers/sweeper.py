@@ -18,6 +18,7 @@ from reef.records.database import Database
 from reef.settings import load_settings
 from reef.topology import load_topology
 from tasks.dispatch import BrokerDown, Dispatcher
+from workers.knowledge import make_flow
 from workers.logs import configure_logging
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def run(stop: threading.Event) -> None:
     database = Database(settings.sqlalchemy_url)
     ledger = Ledger(database)
     dispatcher = Dispatcher(settings, topology)
+    flow = make_flow(ledger, settings, dispatcher, dispatcher.redis)
     forget_at = time.monotonic()
     while not stop.wait(ROUND_S):
         try:
@@ -41,8 +43,11 @@ def run(stop: threading.Event) -> None:
                 announce_end(database, dispatcher.redis, job)
             if swept.resent or swept.ended:
                 log.info("sent %d hints again; %d jobs ended", swept.resent, len(swept.ended))
+            flow.look()
             if time.monotonic() >= forget_at:
                 forget_ended(ledger)
+                flow.give_up_late()
+                flow.originals.collect(database)
                 forget_at = time.monotonic() + FORGET_EVERY_S
         except (BrokerDown, redis.RedisError) as error:
             log.warning("this round waits for the broker: %s", error)
@@ -50,6 +55,7 @@ def run(stop: threading.Event) -> None:
             log.warning("this round waits for the database: %s", error)
         except KeyError as error:
             log.error("a job names a pool that queues.yaml does not have: %s", error)  # noqa: TRY400
+    flow.progress.close()
     database.dispose()
 
 

@@ -18,12 +18,13 @@ from celery.signals import worker_shutting_down
 from reef import keys, runtime
 from reef.ledger import Ledger
 from reef.metrics import WorkerMetrics
-from reef.ports import DeviceContext
+from reef.ports import DeviceContext, KnowledgeContext
 from reef.records.database import Database
 from reef.settings import Settings
-from reef.topology import Device, Pool
-from tasks import chat
+from reef.topology import Device, Pool, load_topology
+from tasks import registry
 from tasks.celery_app import make_celery
+from tasks.dispatch import Dispatcher
 from workers.heartbeat import Heartbeat
 from workers.leases import LeaseKeeper, StopListener
 from workers.loading import Loading
@@ -32,6 +33,7 @@ from workers.publisher import Publisher
 log = logging.getLogger(__name__)
 
 BROKER_TIMEOUT_S = 3
+KNOWLEDGE_POOLS = ("embed", "index")
 DATABASE_BUSY_S = 10.0
 
 
@@ -48,6 +50,7 @@ class Worker:
         )
         self.heartbeat = Heartbeat(self.client, pool, device)
         self.database = Database(settings.sqlalchemy_url, busy_timeout_s=DATABASE_BUSY_S)
+        self.knowledge: KnowledgeContext | None = None
 
     def run(self) -> None:
         """Load, serve until a signal says stop, leave in good order. Raises EngineError when loading fails."""
@@ -73,6 +76,7 @@ class Worker:
                 ),
                 note_affinity=self._note_affinity,
                 observe=metrics.observe,
+                knowledge=self._knowledge(worker.app, ledger),
             )
         )
         self.heartbeat.ready(engine.name, engine.model, lambda: leases.running, metrics.text)
@@ -83,6 +87,8 @@ class Worker:
             self._serve(worker, leases)
         finally:
             stops.close()
+            if self.knowledge is not None:
+                self.knowledge.flow.progress.close()
             publisher.close()
             leases.close()
             self.heartbeat.close()
@@ -94,6 +100,18 @@ class Worker:
         self.heartbeat.state("failed", reason)
         self.heartbeat.write()
 
+    def _knowledge(self, app: Any, ledger: Ledger) -> KnowledgeContext | None:
+        """Only in the pools that have a part in it: a chat worker that died must be back soon."""
+        if self.pool.name not in KNOWLEDGE_POOLS:
+            return None
+        from workers.knowledge import knowledge_context, make_flow
+
+        topology = load_topology(self.settings.queues_file, self.settings.model)
+        dispatcher = Dispatcher(self.settings, topology, app)
+        flow = make_flow(ledger, self.settings, dispatcher, self.client)
+        self.knowledge = knowledge_context(flow, self.database)
+        return self.knowledge
+
     def _note_affinity(self, session_id: str) -> None:
         try:
             self.client.set(keys.affinity(session_id), self.settings.node, ex=keys.AFFINITY_TTL_S)
@@ -102,7 +120,7 @@ class Worker:
 
     def _celery_worker(self) -> Any:
         app = make_celery(self.settings)
-        chat.register(app)
+        registry.register(app, self.pool.name)
         return app.Worker(
             hostname=f"{self.settings.node}@{os.uname().nodename}",
             pool="workers.task_pool:TaskPool",

@@ -135,6 +135,40 @@ class Citation(Event, frozen=True, kw_only=True, omit_defaults=False):
     basis: Literal["cited", "source"] = "cited"
 
 
+class UploadProgress(Event, frozen=True, kw_only=True, tag="upload"):
+    """How far an upload is. `files`: number of files in each state. Rates are of the last half minute.
+
+    With `snapshot` it is read from the records for a client that begins to watch: what came before is in it.
+    """
+
+    upload_id: str
+    state: str
+    files: dict[str, int]
+    files_total: int
+    bytes_total: int
+    bytes_received: int
+    bytes_done: int
+    chunks: int
+    files_per_s: float = 0.0
+    bytes_per_s: float = 0.0
+    eta_s: float | None = None
+    snapshot: bool = False
+
+
+class DocumentChanged(Event, frozen=True, kw_only=True, tag="document"):
+    """A file of an upload is in another state. `reason` is for a person, `reason_code` for programs."""
+
+    document_id: str
+    upload_id: str | None
+    name: str
+    state: str
+    reason: str | None = None
+    reason_code: str | None = None
+    duplicate_of: str | None = None
+
+
+UploadEvent = UploadProgress | DocumentChanged
+
 RunEvent = (
     Queued | Started | Typing | Token | Restarted | Resumed | Done | Stopped | Error | Emotion | ToolCall | Citation
 )
@@ -143,6 +177,7 @@ FINAL = (Done, Stopped, Error)
 """An event of one of these types is the last of its run."""
 
 _decoder: msgspec.json.Decoder[RunEvent] = msgspec.json.Decoder(RunEvent)
+_upload_decoder: msgspec.json.Decoder[UploadEvent] = msgspec.json.Decoder(UploadEvent)
 _encoder = msgspec.json.Encoder()
 
 
@@ -154,3 +189,8 @@ def encode(event: Event) -> bytes:
 def decode(raw: bytes | str) -> RunEvent:
     """Read an event; fields this version does not know are ignored. Raises msgspec.ValidationError."""
     return _decoder.decode(raw)
+
+
+def decode_upload(raw: bytes | str) -> UploadEvent:
+    """Read an event of an upload. Raises msgspec.ValidationError."""
+    return _upload_decoder.decode(raw)

@@ -7,9 +7,10 @@ New fields need a default: a worker of the previous version must be able to read
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
+from msgspec import Meta
 
 
 class JobHint(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,5 +61,65 @@ class CompletionJob(Job, frozen=True, kw_only=True):
     schema: dict[str, object] | None = None
 
 
-JOBS: tuple[type[Job], ...] = (ChatJob, CompletionJob)
+class ParseJob(Job, frozen=True, kw_only=True):
+    """Turn these files into text and passages."""
+
+    TASK: ClassVar[str] = "coralreef.index.parse"
+    POOL: ClassVar[str] = "index"
+
+    document_ids: list[str]
+
+
+class EmbedJob(Job, frozen=True, kw_only=True):
+    """Make the vectors of these documents' windows."""
+
+    TASK: ClassVar[str] = "coralreef.embed.documents"
+    POOL: ClassVar[str] = "embed"
+
+    document_ids: list[str]
+
+
+class IndexJob(Job, frozen=True, kw_only=True):
+    """Bring the index up to date with the records. One at a time: the index has one writer."""
+
+    TASK: ClassVar[str] = "coralreef.index.write"
+    POOL: ClassVar[str] = "index"
+    LANE: ClassVar[str] = "knowledge-index"
+
+
+class QueryFilters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which documents a search looks at; what is empty does not restrict."""
+
+    document_ids: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=500)] = []
+    name_prefix: Annotated[str, Meta(max_length=500)] = ""
+    """Beginning of a document's name: a folder of an upload."""
+    language: Annotated[str, Meta(max_length=8)] = ""
+    mime_type: Annotated[str, Meta(max_length=120)] = ""
+
+
+class QueryJob(Job, frozen=True, kw_only=True):
+    """Find the passages of these stores that answer a question. They stand in the job's result."""
+
+    TASK: ClassVar[str] = "coralreef.embed.query"
+    POOL: ClassVar[str] = "embed"
+
+    question: str
+    stores: list[str]
+    k: int = 10
+    score_min: float | None = None
+    filters: QueryFilters = QueryFilters()
+
+
+class EmbedTextsJob(Job, frozen=True, kw_only=True):
+    """Embed texts for a client that waits. The vectors stand in the job's result."""
+
+    TASK: ClassVar[str] = "coralreef.embed.texts"
+    POOL: ClassVar[str] = "embed"
+
+    texts: list[str]
+    dimensions: int | None = None
+    """Keep so many of each vector's numbers, normalised again. None: all."""
+
+
+JOBS: tuple[type[Job], ...] = (ChatJob, CompletionJob, ParseJob, EmbedJob, IndexJob, QueryJob, EmbedTextsJob)
 """Every kind of job there is; queues.yaml and the compose file are held against this list."""

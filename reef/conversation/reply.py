@@ -40,7 +40,7 @@ def write_reply(context: DeviceContext, claim: Claim, job: ChatJob, writer: RunW
             raise EngineRefused("This persona was deleted, so nobody can answer.") from None
         memories = recall(connection, persona.id, MEMORIES_TOLD_MAX)
         said = _until(store.history(connection, job.session_id), job.prompt_message_id)
-    messages, tokens_max = build_prompt(persona, memories, said, context.engine, job.tokens_max)
+    messages, tokens_max = build_prompt(persona, memories, said, context.chat, job.tokens_max)
     request = ChatRequest(
         messages=messages,
         tokens_max=tokens_max,
@@ -104,7 +104,7 @@ class _Reply:
         self.writer.emit(Typing(persona_id=self.persona_id))
 
     def generate(self, request: ChatRequest) -> ChatResult:
-        return self.context.engine.generate(request, self._say, self.hold.cancel)
+        return self.context.chat.generate(request, self._say, self.hold.cancel)
 
     def _say(self, piece: str) -> None:
         if self.first_s is None:

@@ -10,9 +10,10 @@ SHARED_STORE = "shared"
 """The store every persona reads. Any other store is named by the id of the persona that owns it."""
 
 DocumentState = Literal[
-    "receiving", "queued", "parsing", "embedding", "indexing", "indexed", "failed", "cancelled", "replaced"
+    "receiving", "queued", "parsing", "embedding", "indexing", "indexed", "failed", "cancelled", "replaced", "deleted"
 ]
-"""`receiving`: bytes are missing yet. `replaced`: a newer upload of the same name took its place."""
+"""`receiving`: bytes are missing yet. `replaced`: a newer upload of the same name took its place, or its members did.
+`deleted`: nobody sees it any more; the row goes when its entries have left the index."""
 UploadState = Literal["open", "running", "paused", "cancelled", "done"]
 """`open`: more files may come."""
 FAILURE_CODES = (
@@ -20,6 +21,9 @@ FAILURE_CODES = (
     "lost", "embedding", "internal",
 )  # fmt: skip
 """Why a file failed, for programs; the sentence beside it is for people."""
+MOVING_STATES = ("queued", "parsing", "embedding", "indexing")
+"""Something will happen to a document in one of these without anybody asking."""
+UNSETTLED_STATES = ("receiving", *MOVING_STATES)
 BlockKind = Literal["text", "heading", "table", "code", "list"]
 
 
@@ -73,22 +77,22 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Passage(msgspec.Struct, frozen=True, kw_only=True):
-    """A passage that answers. `start` and `end` are its place in the document's text, in code points."""
+    """A chunk that was found, with what a citation needs. `start` and `end` are its place in the document's text."""
 
     chunk_id: int
     document_id: str
     name: str
     title: str
-    page_first: int | None
-    page_last: int | None
-    headings: tuple[str, ...]
+    text: str
     start: int
     end: int
-    text: str
     tokens: int
+    page_first: int | None = None
+    page_last: int | None = None
+    headings: tuple[str, ...] = ()
     score: float
-    """By which passages are ordered: 1 is the best that fusion can give."""
-    similarity: float | None
+    """By which passages are ordered, higher is better."""
+    similarity: float | None = None
     """Cosine with the question; None where nothing was compared."""
-    why: str
+    why: str = ""
     """How it was found, for a person."""

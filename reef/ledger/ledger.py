@@ -252,6 +252,13 @@ class Ledger:
         with self.database.read() as connection:
             return self._get(connection, job_id)
 
+    def take_result(self, job_id: str) -> str | None:
+        """The result of a job, which the ledger then forgets: it was for one reader. Raises UnknownJob."""
+        with self.database.write() as connection:
+            record = self._get(connection, job_id)
+            connection.execute(jobs.update().where(jobs.c.id == job_id).values(result=None))
+        return record.result
+
     def get_many(self, job_ids: Iterable[str]) -> dict[str, JobRecord]:
         """Those of these jobs that exist, by id."""
         with self.database.read() as connection:

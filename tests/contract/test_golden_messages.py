@@ -14,7 +14,16 @@ import pytest
 from reef.contracts import events, frames, jobs, nodes
 
 GOLDEN = Path(__file__).parent / "golden"
-KINDS = {"chat_job": jobs.ChatJob, "completion_job": jobs.CompletionJob, "job_hint": jobs.JobHint}
+KINDS = {
+    "chat_job": jobs.ChatJob,
+    "completion_job": jobs.CompletionJob,
+    "embed_job": jobs.EmbedJob,
+    "embed_texts_job": jobs.EmbedTextsJob,
+    "index_job": jobs.IndexJob,
+    "job_hint": jobs.JobHint,
+    "parse_job": jobs.ParseJob,
+    "query_job": jobs.QueryJob,
+}
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*_job*.json")) + sorted(GOLDEN.glob("job_hint*.json")), ids=str)
@@ -27,6 +36,12 @@ def test_jobs_of_every_version_are_read(path: Path) -> None:
     assert {name: golden[name] for name in written if name in golden} == {
         name: value for name, value in written.items() if name in golden
     }
+
+
+def test_every_kind_of_job_has_a_golden_file() -> None:
+    """A new kind of job is held to what it was when it was made."""
+    assert set(jobs.JOBS) <= set(KINDS.values())
+    assert {path.stem.rpartition(".")[0] for path in GOLDEN.glob("*_job.*.json")} == set(KINDS) - {"job_hint"}
 
 
 def test_the_specification_s_client_frame_is_read() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reef.models import ModelError, ModelFile, ModelStore
 from reef.models.gguf import read_head
-from reef.ports import ChatEngine, ChatMessage, ChatRequest, ChatResult, EngineError, Progress
+from reef.ports import ChatEngine, ChatMessage, ChatRequest, ChatResult, Engine, EngineError, Progress
 from reef.settings import Settings
 from reef.topology import Device, EngineKind, Pool
 from workers.devices import cpu
@@ -23,12 +23,42 @@ log = logging.getLogger(__name__)
 OPENVINO_ARCHITECTURES = ("llama", "qwen2", "qwen3")
 OPENVINO_TENSORS = frozenset({"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K"})
 
+KINDS: dict[str, tuple[EngineKind, ...]] = {
+    "chat": ("auto", "openvino", "llama", "remote", "simulated"),
+    "embed": ("simulated",),
+    "index": ("simulated",),
+}
+"""Engines that can do what the tasks of a pool need."""
 
-def choose_engine(settings: Settings, pool: Pool, device: Device) -> ChatEngine:
-    """The engine for this device of this pool, not loaded yet.
+
+def choose_engine(settings: Settings, pool: Pool, device: Device) -> Engine:
+    """The engine for this device of this pool, not loaded yet: what it can do follows from the pool.
 
     Raises EngineError with what to do next when there can be none.
     """
+    choose = {"chat": _chat_engine, "embed": _embedding_engine, "index": _parsing_engine}.get(pool.name)
+    if choose is None:
+        raise EngineError(f"No engine of this version serves pool {pool.name}: give it `devices: []` in queues.yaml.")
+    kind = _kind(pool, device)
+    if kind not in KINDS[pool.name]:
+        known = ", ".join(KINDS[pool.name])
+        raise EngineError(f"Pool {pool.name} cannot be served by engine {kind!r}; queues.yaml may name: {known}.")
+    return choose(settings, pool, device)
+
+
+def _embedding_engine(_settings: Settings, pool: Pool, _device: Device) -> Engine:
+    from workers.engines.simulated_knowledge import SimulatedEmbedding
+
+    return SimulatedEmbedding(pool.model or "simulated")
+
+
+def _parsing_engine(_settings: Settings, pool: Pool, _device: Device) -> Engine:
+    from workers.engines.simulated_knowledge import SimulatedParser
+
+    return SimulatedParser(pool.model or "simulated")
+
+
+def _chat_engine(settings: Settings, pool: Pool, device: Device) -> ChatEngine:
     kind = _kind(pool, device)
     if kind == "simulated":
         from workers.engines.simulated import SimulatedEngine
@@ -62,7 +92,8 @@ def choose_engine(settings: Settings, pool: Pool, device: Device) -> ChatEngine:
 
 def environment(pool: Pool, device: Device) -> dict[str, str]:
     """Variables a worker's process must be started with, whichever engine it will choose."""
-    return llama.environment() if _kind(pool, device) in ("auto", "llama") else {}
+    chats = pool.name == "chat" and _kind(pool, device) in ("auto", "llama")
+    return llama.environment() if chats else {}
 
 
 def why_not_openvino(model: ModelFile) -> str:

@@ -1,0 +1,227 @@
+"""Reading documents and their passages, and what a person changes about one: its stores, another try, its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from reef.knowledge import changes
+from reef.knowledge.flow import Flow
+from reef.knowledge.model import UNSETTLED_STATES
+from reef.knowledge.progress import Change
+from reef.knowledge.uploads import UploadClosed, check_stores, retry
+from reef.records.tables import chunks, document_stores, documents
+
+LISTED_MAX = 500
+
+
+class UnknownDocument(KeyError):
+    """No document has this id."""
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """A document. `name` is its path in its upload; times are Unix seconds."""
+
+    id: str
+    upload_id: str | None
+    name: str
+    size_bytes: int
+    received_bytes: int
+    sha256: str | None
+    mime_type: str
+    state: str
+    state_at: float
+    reason: str | None
+    reason_code: str | None
+    duplicate_of: str | None
+    title: str
+    language: str
+    pages: int
+    characters: int
+    tokens: int
+    chunk_count: int
+    embedded_by: str
+    created_at: float
+    indexed_at: float | None
+    stores: list[str]
+
+
+class DocumentChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """A passage. `start` and `end` are its place in the document's text, in code points."""
+
+    id: int
+    number: int
+    text: str
+    start: int
+    end: int
+    tokens: int
+    page_first: int | None
+    page_last: int | None
+    headings: list[str]
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which documents to list; what is empty does not restrict."""
+
+    text: str = ""
+    state: str = ""
+    store: str = ""
+    upload_id: str = ""
+
+
+_COLUMNS = [documents.c[name] for name in Document.__struct_fields__ if name != "stores"]
+
+
+def list_documents(flow: Flow, wanted: Wanted, limit: int, offset: int) -> tuple[list[Document], int]:
+    """Documents, newest first, and how many there are in all."""
+    condition = _condition(wanted)
+    query = (
+        sa.select(*_COLUMNS)
+        .where(condition)
+        .order_by(documents.c.created_at.desc(), documents.c.id)
+        .limit(limit)
+        .offset(offset)
+    )
+    with flow.database.read() as connection:
+        rows = connection.execute(query).mappings().all()
+        total = connection.execute(sa.select(sa.func.count()).select_from(documents).where(condition)).scalar_one()
+        stores = _stores(connection, [row["id"] for row in rows])
+    return [Document(**row, stores=stores.get(row["id"], [])) for row in rows], total
+
+
+def get_document(flow: Flow, document_id: str) -> Document:
+    """The document of that id. Raises UnknownDocument."""
+    with flow.database.read() as connection:
+        return _find(connection, document_id)
+
+
+def get_chunks(flow: Flow, document_id: str, limit: int, offset: int) -> tuple[list[DocumentChunk], int]:
+    """Passages of a document in order (of a duplicate: those of its original), and how many there are in all.
+
+    Raises UnknownDocument.
+    """
+    with flow.database.read() as connection:
+        document = _find(connection, document_id)
+        which = chunks.c.document_id == (document.duplicate_of or document.id)
+        columns = [chunks.c[name] for name in DocumentChunk.__struct_fields__]
+        query = sa.select(*columns).where(which).order_by(chunks.c.number).limit(limit).offset(offset)
+        rows = connection.execute(query).mappings().all()
+        total = connection.execute(sa.select(sa.func.count()).select_from(chunks).where(which)).scalar_one()
+    return [_chunk(row) for row in rows], total
+
+
+def delete_document(flow: Flow, document_id: str) -> None:
+    """Delete a document: it is not found from now on, and its row goes when the index has let go of it.
+
+    Raises UnknownDocument.
+    """
+    now = time.time()
+    with flow.database.write() as connection:
+        document = _find(connection, document_id)
+        told = changes.leave(connection, [document_id], "deleted", now)
+        if document.chunk_count == 0 and document.state in ("receiving", "queued", "failed", "cancelled", "replaced"):
+            connection.execute(documents.delete().where(documents.c.id == document_id))
+    flow.originals.discard(document_id)
+    flow.progress.tell(told)
+    flow.advance()
+
+
+def set_stores(flow: Flow, document_id: str, stores: Sequence[str]) -> Document:
+    """Put a document into exactly these stores. Raises UnknownDocument and UnknownStore.
+
+    An indexed one is not found for the moment it takes to bring the index up to date. A duplicate becomes a document
+    of its own, since it now is in other stores than its original.
+    """
+    now = time.time()
+    with flow.database.write() as connection:
+        document = _find(connection, document_id)
+        wanted = check_stores(connection, stores)
+        told = []
+        if wanted != document.stores:
+            told = _set_stores(connection, document, wanted, now)
+        document = _find(connection, document_id)
+    flow.progress.tell(told)
+    flow.advance()
+    return document
+
+
+def _set_stores(connection: sa.Connection, document: Document, stores: list[str], now: float) -> list[Change]:
+    which = documents.c.id == document.id
+    told = []
+    if document.duplicate_of is None and document.state in changes.ALIVE:
+        told += changes.promote(connection, document.id, now)
+    connection.execute(document_stores.delete().where(document_stores.c.document_id == document.id))
+    connection.execute(document_stores.insert(), [{"document_id": document.id, "store": store} for store in stores])
+    if document.duplicate_of is not None:
+        told += changes.admit(connection, document.id, now)
+    elif document.state == "indexed":
+        told += changes.move(connection, which, "indexing", now)
+    return told
+
+
+def retry_document(flow: Flow, document_id: str) -> Document:
+    """Try a failed document again. Raises UnknownDocument and UploadClosed where there is nothing to try."""
+    with flow.database.write() as connection:
+        document = _find(connection, document_id)
+        if document.state in UNSETTLED_STATES:
+            return document
+        told = retry(connection, document_id)
+        if not told:
+            what = "its bytes never came" if document.state == "failed" else f"this document is {document.state}"
+            raise UploadClosed(f"Only a failed document can be tried again; {what}.")
+        document = _find(connection, document_id)
+    flow.progress.tell(told)
+    flow.advance()
+    return document
+
+
+def _chunk(row: Any) -> DocumentChunk:
+    return DocumentChunk(**{**row, "headings": row["headings"].split("\n") if row["headings"] else []})
+
+
+def _condition(wanted: Wanted) -> sa.ColumnElement[bool]:
+    conditions = [documents.c.state != "deleted"]
+    if wanted.text:
+        pattern = wanted.text.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        named = sa.func.lower(documents.c.name).like(f"%{pattern}%", escape="\\")
+        titled = sa.func.lower(documents.c.title).like(f"%{pattern}%", escape="\\")
+        conditions.append(sa.or_(named, titled))
+    if wanted.state:
+        conditions.append(documents.c.state == wanted.state)
+    if wanted.upload_id:
+        conditions.append(documents.c.upload_id == wanted.upload_id)
+    if wanted.store:
+        belongs = sa.exists().where(
+            document_stores.c.document_id == documents.c.id, document_stores.c.store == wanted.store
+        )
+        conditions.append(belongs)
+    return sa.and_(*conditions)
+
+
+def _find(connection: sa.Connection, document_id: str) -> Document:
+    query = sa.select(*_COLUMNS).where(documents.c.id == document_id, documents.c.state != "deleted")
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        raise UnknownDocument(document_id)
+    return Document(**row, stores=_stores(connection, [document_id]).get(document_id, []))
+
+
+def _stores(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[str]]:
+    query = sa.select(document_stores).where(document_stores.c.document_id.in_(ids)).order_by(document_stores.c.store)
+    found: dict[str, list[str]] = {}
+    for row in connection.execute(query).mappings():
+        found.setdefault(row["document_id"], []).append(row["store"])
+    return found
+
+
+def original_of(flow: Flow, document_id: str) -> tuple[Document, Any]:
+    """A document and the path of its original file. Raises UnknownDocument, also where its bytes are not here."""
+    document = get_document(flow, document_id)
+    path = flow.originals.path(document.sha256) if document.sha256 else None
+    if path is None or not path.is_file():
+        raise UnknownDocument(document_id)
+    return document, path

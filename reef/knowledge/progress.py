@@ -1,0 +1,201 @@
+"""Telling how uploads go: a document's change at once, an upload's counts at most every UPLOAD_TOLD_MS.
+
+Every process that changes documents has one Progress. The broker may be away: counts are then told later, and changes
+that nobody took are in the records, where a client that comes back begins anyway.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+
+import msgspec
+import redis
+import sqlalchemy as sa
+import sqlalchemy.exc
+
+from reef import keys, streams
+from reef.contracts.events import DocumentChanged, UploadEvent, UploadProgress
+from reef.knowledge.model import UNSETTLED_STATES
+from reef.records.database import Database
+from reef.records.tables import documents, uploads
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 0.05
+"""Changes that come within this time are sent together."""
+PENDING_MAX = 5_000
+"""Changes that wait for a broker that is away; the oldest are forgotten first."""
+COST_SHARE = 0.05
+"""Counting a very large upload takes a while: at most this share of the time goes into it."""
+RATE_OVER_S = 30.0
+SETTLED = ("indexed", "failed", "cancelled", "replaced")
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A document that is in another state now."""
+
+    document_id: str
+    upload_id: str | None
+    name: str
+    state: str
+    reason: str | None = None
+    reason_code: str | None = None
+    duplicate_of: str | None = None
+
+    def event(self) -> DocumentChanged:
+        """As it is told."""
+        return DocumentChanged(**msgspec.structs.asdict(self))
+
+
+def measure(connection: sa.Connection, upload_id: str, now: float) -> UploadProgress | None:
+    """An upload's counts, or None where there is no such upload."""
+    upload = connection.execute(sa.select(uploads.c.state).where(uploads.c.id == upload_id)).scalar()
+    if upload is None:
+        return None
+    d = documents.c
+    recent = sa.and_(d.state.in_(SETTLED), d.state_at > now - RATE_OVER_S)
+    query = (
+        sa.select(
+            d.state,
+            sa.func.count().label("files"),
+            sa.func.sum(d.size_bytes).label("size"),
+            sa.func.sum(d.received_bytes).label("received"),
+            sa.func.sum(d.chunk_count).label("chunks"),
+            sa.func.sum(sa.case((recent, 1), else_=0)).label("recent"),
+            sa.func.sum(sa.case((recent, d.size_bytes), else_=0)).label("recent_bytes"),
+            sa.func.min(sa.case((recent, d.state_at), else_=None)).label("since"),
+        )
+        .where(d.upload_id == upload_id, d.state != "deleted")
+        .group_by(d.state)
+    )
+    rows = connection.execute(query).mappings().all()
+    since = min((row["since"] for row in rows if row["since"] is not None), default=now)
+    span_s = max(now - since, 1.0)
+    files_per_s = sum(row["recent"] for row in rows) / span_s
+    left = sum(row["files"] for row in rows if row["state"] in UNSETTLED_STATES)
+    moving = left > 0 and files_per_s > 0 and upload in ("open", "running")
+    return UploadProgress(
+        upload_id=upload_id,
+        state=upload,
+        files={row["state"]: row["files"] for row in rows},
+        files_total=sum(row["files"] for row in rows),
+        bytes_total=int(sum(row["size"] for row in rows)),
+        bytes_received=int(sum(row["received"] for row in rows)),
+        bytes_done=int(sum(row["size"] for row in rows if row["state"] in SETTLED)),
+        chunks=int(sum(row["chunks"] for row in rows)),
+        files_per_s=round(files_per_s, 2),
+        bytes_per_s=round(float(sum(row["recent_bytes"] for row in rows)) / span_s, 1),
+        eta_s=round(left / files_per_s, 1) if moving else None,
+    )
+
+
+class Progress:
+    """Tells this process's changes. Starts its thread with the first one."""
+
+    def __init__(self, client: redis.Redis, database: Database) -> None:
+        self._client, self._database = client, database
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._changes: deque[Change] = deque(maxlen=PENDING_MAX)
+        self._dirty: dict[str, float] = {}
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def tell(self, changes: Iterable[Change]) -> None:
+        """These documents changed. Never waits."""
+        changes = [change for change in changes if change.upload_id is not None]
+        if changes:
+            with self._lock:
+                self._changes.extend(changes)
+            self.touch(change.upload_id for change in changes if change.upload_id is not None)
+
+    def touch(self, upload_ids: Iterable[str]) -> None:
+        """The counts of these uploads changed."""
+        with self._lock:
+            for upload_id in upload_ids:
+                self._dirty.setdefault(upload_id, 0.0)
+            if self._thread is None and not self._closing:
+                self._thread = threading.Thread(target=self._loop, name="progress", daemon=True)
+                self._thread.start()
+        self._wake.set()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Tell what is pending, for at most that long."""
+        self._closing = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _loop(self) -> None:
+        while True:
+            with self._lock:
+                idle = not self._dirty and not self._changes
+            if self._closing and idle:
+                return
+            self._wake.wait(None if idle else FLUSH_S)
+            self._wake.clear()
+            try:
+                self._send_changes()
+                self._send_counts()
+            except (redis.RedisError, OSError) as error:
+                log.warning("progress waits: the broker does not answer (%s)", error)
+                if self._closing:
+                    return
+                time.sleep(1.0)
+            except sqlalchemy.exc.SQLAlchemyError as error:
+                log.warning("progress waits: the database does not answer (%s)", error)
+                if self._closing:
+                    return
+                time.sleep(1.0)
+            else:
+                time.sleep(FLUSH_S)
+
+    def _send_changes(self) -> None:
+        with self._lock:
+            changes = list(self._changes)
+            self._changes.clear()
+        if not changes:
+            return
+        try:
+            self._send([(change.upload_id or "", change.event()) for change in changes])
+        except (redis.RedisError, OSError):
+            with self._lock:
+                self._changes.extendleft(reversed(changes))
+            raise
+
+    def _send_counts(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            due = [upload_id for upload_id, not_before in self._dirty.items() if not_before <= now]
+        for upload_id in due:
+            # whoever gets the key tells for all: the counts are read after it, so nothing is missed
+            if not self._client.set(keys.upload_told(upload_id), "1", nx=True, px=keys.UPLOAD_TOLD_MS):
+                continue
+            with self._lock:
+                self._dirty.pop(upload_id, None)
+            began = time.monotonic()
+            try:
+                with self._database.read() as connection:
+                    counts = measure(connection, upload_id, time.time())
+                if counts is not None:
+                    self._send([(upload_id, counts)])
+            except BaseException:
+                self.touch([upload_id])
+                raise
+            self._rest(upload_id, time.monotonic() - began)
+
+    def _rest(self, upload_id: str, cost_s: float) -> None:
+        """Do not count again too soon what takes long to count."""
+        with self._lock:
+            if upload_id in self._dirty:
+                self._dirty[upload_id] = time.monotonic() + cost_s / COST_SHARE
+
+    def _send(self, told: list[tuple[str, UploadEvent]]) -> None:
+        pipeline = self._client.pipeline(transaction=False)
+        for upload_id, event in told:
+            streams.queue_upload_event(pipeline, upload_id, event)
+        pipeline.execute()
