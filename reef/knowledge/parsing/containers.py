@@ -55,7 +55,9 @@ def _check_manifest(archive: zipfile.ZipFile) -> None:
     """OpenDocument encrypts its members without the zip knowing."""
     with archive.open("META-INF/manifest.xml") as manifest:
         if b"encryption-data" in manifest.read(MANIFEST_BYTES_MAX):
-            raise ParseFailed("encrypted", "The file is protected by a password. Remove the password and send it again.")
+            raise ParseFailed(
+                "encrypted", "The file is protected by a password. Remove the password and send it again."
+            )
 
 
 def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limits: ParseLimits) -> None:

@@ -13,7 +13,7 @@ _SHORT = dict(
     hrv:hr srp:sr bul:bg mkd:mk ron:ro hun:hu fin:fi est:et lav:lv lit:lt swe:sv dan:da nob:nb nno:nn nor:no ell:el
     tur:tr aze:az kat:ka hye:hy heb:he yid:yi ara:ar pes:fa fas:fa urd:ur hin:hi ben:bn pan:pa guj:gu mar:mr tam:ta
     tel:te kan:kn mal:ml ori:or sin:si nep:ne mya:my tha:th lao:lo khm:km vie:vi ind:id jav:jv tgl:tl cmn:zh zho:zh
-    jpn:ja kor:ko uzb:uz tuk:tk kaz:kk amh:am zul:zu sna:sn afr:af aka:ak lat:la epo:eo cat:ca cym:cy""".split()
+    jpn:ja kor:ko uzb:uz tuk:tk kaz:kk amh:am zul:zu sna:sn afr:af aka:ak lat:la epo:eo cat:ca cym:cy""".split()  # noqa: SIM905
 )
 
 

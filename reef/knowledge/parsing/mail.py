@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from email import message_from_bytes, policy
-from email.message import EmailMessage
+from email.message import EmailMessage, MIMEPart
 
 from reef.knowledge.model import ParsedDocument
 from reef.knowledge.parsing.decode import decode
@@ -42,8 +42,9 @@ def read_mailbox(source: Source, read_part: ReadPart) -> ParsedDocument:
 
 
 def _mails(data: bytes) -> Iterator[bytes]:
-    starts = [found.end() for found in _FROM.finditer(data)]
-    ends = [found.start() for found in _FROM.finditer(data)][1:] + [len(data)]
+    found = list(_FROM.finditer(data))
+    starts = [one.end() for one in found]
+    ends = [*(one.start() for one in found[1:]), len(data)]
     if not starts:
         raise ParseFailed("corrupt", "The file has no line that begins with 'From ': it is no mailbox.")
     for start, end in zip(starts, ends, strict=True):
@@ -73,7 +74,7 @@ def _add_mail(draft: Draft, message: EmailMessage, source: Source, read_part: Re
         _add_part(draft, part, source, read_part, name, level + 1)
 
 
-def _add_part(draft: Draft, part: EmailMessage, source: Source, read_part: ReadPart, name: str, level: int) -> None:
+def _add_part(draft: Draft, part: MIMEPart, source: Source, read_part: ReadPart, name: str, level: int) -> None:
     if part.get_content_type() == "message/rfc822":
         inner = part.get_content()
         if source.depth + level <= DEPTH_MAX:

@@ -43,7 +43,8 @@ def recognise(picture: bytes, languages: str) -> str:
         complaint = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
         if any("tessdata" in line or "language" in line.lower() for line in complaint):
             raise ParseFailed(
-                "no_text", f"tesseract lacks the language data {languages!r} (Debian: apt-get install tesseract-ocr-eng)."
+                "no_text",
+                f"tesseract lacks the language data {languages!r} (Debian: apt-get install tesseract-ocr-eng).",
             )
         raise ParseFailed("corrupt", f"The picture cannot be read: {complaint[-1][:200]}")
     return done.stdout.decode("utf-8", "replace")

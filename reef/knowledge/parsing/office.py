@@ -85,7 +85,7 @@ def extract(data: bytes, mime_type: str, source: Source) -> ExtractedDocument:
         disable_ocr=True,
         enable_quality_processing=False,
         include_document_structure=True,
-        output_format="markdown",  # type: ignore[arg-type]
+        output_format="markdown",
         max_archive_depth=0,
         extraction_timeout_secs=max(1, int(limits.time_s)),
         security_limits=xberg.SecurityLimits(

@@ -35,7 +35,8 @@ def read_pdf(source: Source) -> ParsedDocument:
         count = len(pdf)
         if count > source.limits.pages_max:
             raise ParseFailed(
-                "too_many_pages", f"The file has {count:,} pages; at most {source.limits.pages_max:,} are read. Split it."
+                "too_many_pages",
+                f"The file has {count:,} pages; at most {source.limits.pages_max:,} are read. Split it.",
             )
         draft = source.draft()
         draft.title = pdf.get_metadata_value("Title")
@@ -59,7 +60,9 @@ def _open(data: bytes) -> Any:
             raise ParseFailed(
                 "encrypted", "The PDF is protected by a password. Remove the password and send it again."
             ) from None
-        raise ParseFailed("corrupt", "The PDF is damaged and cannot be opened. Save it again or send another copy.") from None
+        raise ParseFailed(
+            "corrupt", "The PDF is damaged and cannot be opened. Save it again or send another copy."
+        ) from None
 
 
 def _pages(pdf: Any, source: Source, draft: Draft) -> list[list[Line]]:
@@ -90,7 +93,7 @@ def _pages(pdf: Any, source: Source, draft: Draft) -> list[list[Line]]:
 
 
 def _lines(page: Any) -> list[Line]:
-    import pypdfium2.raw as raw
+    from pypdfium2 import raw
 
     textpage = page.get_textpage()
     try:
@@ -111,7 +114,7 @@ def _lines(page: Any) -> list[Line]:
 
 
 def _has_picture(page: Any) -> bool:
-    import pypdfium2.raw as raw
+    from pypdfium2 import raw
 
     return any(True for _ in page.get_objects(filter=(raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_PATH), max_depth=3))
 
@@ -143,7 +146,9 @@ def _levels(pages: list[list[Line]]) -> dict[float, int]:
         return {}
     body = heights.most_common(1)[0][0]
     total = heights.total()
-    tall = sorted((one for one, count in heights.items() if one > body * HEADING_FACTOR and count < total / 4), reverse=True)
+    tall = sorted(
+        (one for one, count in heights.items() if one > body * HEADING_FACTOR and count < total / 4), reverse=True
+    )
     return {height: level for level, height in enumerate(tall[:HEADING_SIZES_MAX], start=1)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 from collections.abc import Iterator
@@ -90,10 +91,9 @@ def _document(
 
 def _rows(source: Source, text: str) -> Iterator[list[str]]:
     delimiter = "\t" if source.extension == "tsv" else ","
-    try:
+    # one column, or rows that do not agree, keep the extension's own delimiter
+    with contextlib.suppress(csv.Error):
         delimiter = csv.Sniffer().sniff(text[:SNIFF_CHARACTERS], delimiters=",;\t|").delimiter
-    except csv.Error:
-        pass  # one column, or rows that do not agree: the extension's own delimiter
     # lines keep their ends: a cell in quotation marks may hold some
     return csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
 

@@ -58,8 +58,8 @@ class ParserPool:
                 if started is not None and not started.rss_bytes:
                     started.await_ready(self._closed.is_set)
         finally:
-            for child in children:
-                self._seats.put(child)
+            for seat in children:
+                self._seats.put(seat)
 
     def parse(self, path: Path, name: str, cancel: threading.Event) -> ParsedDocument:
         """Read one file, waiting for a free child first. Raises ParseFailed; Cancelled within half a second."""

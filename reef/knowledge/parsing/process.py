@@ -15,7 +15,17 @@ from pathlib import Path
 
 from reef.knowledge.parsing.child import OUT_OF_MEMORY
 from reef.knowledge.parsing.limits import ParseLimits
-from reef.knowledge.parsing.wire import FRAME_BYTES_MAX, LENGTH, Answer, Order, Ready, Request, Setup, decode_answer, frame
+from reef.knowledge.parsing.wire import (
+    FRAME_BYTES_MAX,
+    LENGTH,
+    Answer,
+    Order,
+    Ready,
+    Request,
+    Setup,
+    decode_answer,
+    frame,
+)
 from reef.ports import Cancelled, ParseFailed
 
 START_TIMEOUT_S = 60.0

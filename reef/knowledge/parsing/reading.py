@@ -144,7 +144,9 @@ def _settle_unknown(name: str, said: str, found: str) -> tuple[str, str]:
     if found:
         kind = "zip archive" if found in {"zip", "iwork"} else found
         advice = " Upload the archive itself as .zip or .tar.gz." if "archive" in kind else ""
-        raise ParseFailed("unsupported", f"{name}: the file is really a {kind}, which is not read as a document.{advice}")
+        raise ParseFailed(
+            "unsupported", f"{name}: the file is really a {kind}, which is not read as a document.{advice}"
+        )
     if said == "dbf":
         return said, ""
     raise ParseFailed(

@@ -1,4 +1,4 @@
-"""What a file really is, by its first bytes and by what lies in its container. Never trusts a name, reads no content."""
+"""What a file really is, by its first bytes and what lies in its container. Trusts no name, reads no content."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def sniff(file: BinaryIO) -> str:
     """
     file.seek(0)
     head = file.read(HEAD_BYTES)
-    if head.startswith(b"PK\x03\x04") or head.startswith(b"PK\x05\x06"):
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _in_zip(file)
     if head.startswith(_OLE):
         return _in_ole(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import msgspec
 
@@ -52,8 +53,8 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 Order = Setup | Request
 Answer = Ready | Parsed | Refused
 encode = msgspec.msgpack.Encoder().encode
-decode_order = msgspec.msgpack.Decoder(Order).decode
-decode_answer = msgspec.msgpack.Decoder(Answer).decode
+decode_order: Callable[[bytes], Order] = msgspec.msgpack.Decoder(Order).decode
+decode_answer: Callable[[memoryview], Answer] = msgspec.msgpack.Decoder(Answer).decode
 
 
 def frame(message: Order | Answer) -> bytes:
