@@ -29,4 +29,4 @@ def test_a_worker_knows_the_tasks_of_its_pool_and_no_others(pool: str) -> None:
     found = subprocess.run(
         [sys.executable, "-c", PROGRAM, pool], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
-    assert set(found) == {job.TASK for job in JOBS if job.POOL == pool}
+    assert set(found) == {job.TASK for job in JOBS if pool == job.POOL}
