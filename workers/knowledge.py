@@ -9,8 +9,10 @@ import redis
 
 from reef.knowledge.exact import ExactIndex
 from reef.knowledge.flow import Flow
+from reef.knowledge.indexing import ChromaIndex
 from reef.knowledge.originals import Originals
 from reef.knowledge.progress import Progress
+from reef.knowledge.vectors import VectorIndex
 from reef.ledger import JobRecord, Ledger
 from reef.ports import KnowledgeContext
 from reef.records.database import Database
@@ -38,6 +40,8 @@ def make_flow(ledger: Ledger, settings: Settings, dispatcher: Dispatcher, client
     return Flow(ledger, dispatcher.topology, originals, Progress(client, ledger.database), quiet_send(dispatcher))
 
 
-def knowledge_context(flow: Flow, database: Database) -> KnowledgeContext:
-    """What tasks of knowledge find in their worker."""
-    return KnowledgeContext(flow, ExactIndex(database))
+def knowledge_context(flow: Flow, database: Database, chroma_url: str) -> KnowledgeContext:
+    """What tasks of knowledge find in their worker. Without a vector server the records themselves are searched."""
+    if not chroma_url:
+        return KnowledgeContext(flow, ExactIndex(database))
+    return KnowledgeContext(flow, ChromaIndex(database, VectorIndex(chroma_url)))

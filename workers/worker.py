@@ -109,7 +109,7 @@ class Worker:
         topology = load_topology(self.settings.queues_file, self.settings.model)
         dispatcher = Dispatcher(self.settings, topology, app)
         flow = make_flow(ledger, self.settings, dispatcher, self.client)
-        self.knowledge = knowledge_context(flow, self.database)
+        self.knowledge = knowledge_context(flow, self.database, self.settings.chroma_url)
         return self.knowledge
 
     def _note_affinity(self, session_id: str) -> None:

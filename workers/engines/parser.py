@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Protocol
+
+import msgspec
 
 from reef.knowledge.chunking import Chunker, ChunkSizes
 from reef.knowledge.model import Chunk, ParsedDocument
@@ -14,6 +18,18 @@ from reef.knowledge.parsing.process import ChildLost
 from reef.ports import EngineError, Progress
 
 LIBRARY = "xberg"
+
+
+class Encoder(Protocol):
+    """Files of an embedding model."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its tokenizer.json is."""
+
+    @property
+    def window_tokens(self) -> int:
+        """What it reads at once, special tokens included."""
 
 
 class ParserEngine:
@@ -27,31 +43,34 @@ class ParserEngine:
         processes: int,
         limits: ParseLimits,
         scratch_dir: Path,
-        tokenizer: Path,
+        encoder: Callable[[Progress], Encoder],
         sizes: ChunkSizes,
         ocr_languages: str = "eng",
     ) -> None:
-        """`tokenizer` is the tokenizer.json of the embedding model whose windows the passages are cut for."""
+        """`encoder` gives the embedding model whose windows the passages are cut for; it may fetch it."""
         self.model = f"{LIBRARY} {metadata.version(LIBRARY)}"
         self._pool = ParserPool(processes, limits, scratch_dir, ocr_languages=ocr_languages)
-        self._tokenizer, self._sizes = tokenizer, sizes
+        self._encoder, self._sizes = encoder, sizes
         self._chunker: Chunker | None = None
 
     def load(self, progress: Progress) -> None:
         """Read the tokenizer, start and warm the children."""
-        progress(0.1, "reading the tokenizer")
+        encoder = self._encoder(progress)
+        tokenizer = encoder.folder / "tokenizer.json"
+        progress(0.9, "reading the tokenizer")
         try:
-            self._chunker = Chunker.from_file(self._tokenizer, self._sizes)
+            sizes = msgspec.structs.replace(self._sizes, window_tokens=encoder.window_tokens)
+            self._chunker = Chunker.from_file(tokenizer, sizes)
         except Exception as error:  # the library raises bare exceptions
             raise EngineError(
-                f"The tokenizer {self._tokenizer} cannot be read ({error}). Fetch the embedding model again."
+                f"The tokenizer {tokenizer} cannot be read ({error}). Fetch the embedding model again."
             ) from error
-        progress(0.3, "starting parsing processes")
+        progress(0.95, "starting parsing processes")
         try:
             self._pool.start()
         except (ChildLost, OSError) as error:
             raise EngineError(f"{error}. Is the installation complete (make install)?") from error
-        progress(1.0, "ready to read files")
+        progress(1.0, "")
 
     def parse(self, path: Path, name: str, cancel: threading.Event) -> ParsedDocument:
         """The file as text (see reef.ports.ParsingEngine)."""

@@ -12,7 +12,7 @@ from reef.models import ModelError, ModelFile, ModelStore
 from reef.models.gguf import read_head
 from reef.ports import ChatEngine, ChatMessage, ChatRequest, ChatResult, Engine, EngineError, Progress
 from reef.settings import Settings
-from reef.topology import Device, EngineKind, Pool
+from reef.topology import Device, EngineKind, Pool, load_topology
 from workers.devices import cpu
 from workers.engines import llama
 from workers.engines.gguf_tokenizer import can_build
@@ -25,8 +25,8 @@ OPENVINO_TENSORS = frozenset({"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0", "Q4_
 
 KINDS: dict[str, tuple[EngineKind, ...]] = {
     "chat": ("auto", "openvino", "llama", "remote", "simulated"),
-    "embed": ("simulated",),
-    "index": ("simulated",),
+    "embed": ("auto", "tflite", "simulated"),
+    "index": ("auto", "parser", "simulated"),
 }
 """Engines that can do what the tasks of a pool need."""
 
@@ -46,16 +46,50 @@ def choose_engine(settings: Settings, pool: Pool, device: Device) -> Engine:
     return choose(settings, pool, device)
 
 
-def _embedding_engine(_settings: Settings, pool: Pool, _device: Device) -> Engine:
-    from workers.engines.simulated_knowledge import SimulatedEmbedding
+def _embedding_engine(settings: Settings, pool: Pool, device: Device) -> Engine:
+    if _kind(pool, device) == "simulated":
+        from workers.engines.simulated_knowledge import SimulatedEmbedding
 
-    return SimulatedEmbedding(pool.model or "simulated")
+        return SimulatedEmbedding(pool.model or "simulated")
+    from workers.engines.tflite import TfliteEngine
+
+    return TfliteEngine(
+        pool.model,
+        device,
+        models_dir=embedding_models_dir(settings),
+        hang_s=pool.limits.hang_s,
+        trace_file=_trace_file(settings, pool, device),
+    )
 
 
-def _parsing_engine(_settings: Settings, pool: Pool, _device: Device) -> Engine:
-    from workers.engines.simulated_knowledge import SimulatedParser
+def _parsing_engine(settings: Settings, pool: Pool, device: Device) -> Engine:
+    if _kind(pool, device) == "simulated":
+        from workers.engines.simulated_knowledge import SimulatedParser
 
-    return SimulatedParser(pool.model or "simulated")
+        return SimulatedParser(pool.model or "simulated")
+    from reef.knowledge.chunking import ChunkSizes
+    from reef.knowledge.parsing.limits import ParseLimits
+    from workers.engines.encoder_files import encoder_files
+    from workers.engines.parser import ParserEngine
+
+    return ParserEngine(
+        processes=pool.streams,
+        limits=ParseLimits(),
+        scratch_dir=settings.data_dir / "scratch" / pool.node(device),
+        encoder=lambda progress: encoder_files(_embedding_model(settings), embedding_models_dir(settings), progress),
+        sizes=ChunkSizes(),
+    )
+
+
+def _embedding_model(settings: Settings) -> str:
+    """The model that will read the passages; an index pool alone (its embed pool is elsewhere) cuts for the default."""
+    pools = load_topology(settings.queues_file).pools
+    return pools["embed"].model if "embed" in pools else ""
+
+
+def embedding_models_dir(settings: Settings) -> Path:
+    """Where the embedding library keeps what it fetches and builds."""
+    return settings.data_dir / "models" / "embeddings"
 
 
 def _chat_engine(settings: Settings, pool: Pool, device: Device) -> ChatEngine:

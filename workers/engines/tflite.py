@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from reef.ports import Cancelled, EngineError, Progress
 from reef.topology import Device
+from workers.engines.encoder_files import DEFAULT_MODEL, encoder_files
 from workers.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -23,11 +24,10 @@ if TYPE_CHECKING:
 
     from embeddings_engine import EmbeddingsEngine
 
-DEFAULT_MODEL = "all-MiniLM-L6-v2"
 CACHE_BYTES = 16 << 20
 """Vectors kept in memory: a question that is asked again costs nothing. Documents are embedded once anyway."""
 FIRST_HANG_S = 600.0
-"""Fetching and building the model is no device call that hangs."""
+"""Reading a model from a slow disk is no device call that hangs."""
 T = TypeVar("T")
 
 
@@ -60,22 +60,22 @@ class TfliteEngine:
         from embeddings_engine import EmbeddingsEngine, MemoryTier, VectorCache
         from embeddings_engine.errors import EmbeddingsError
 
-        self._watchdog.timeout_s = FIRST_HANG_S
+        bundle = encoder_files(self.model, self._models_dir, lambda share, note: progress(share * 0.9, note))
+        self._watchdog.timeout_s = max(self._hang_s, FIRST_HANG_S)
         try:
             self._engine = EmbeddingsEngine(
-                self.model,
+                bundle.folder,
                 _library_device(self._device),
                 backend="tflite",
                 threads=self._threads,
-                cache_dir=self._models_dir,
                 cache=VectorCache(MemoryTier(CACHE_BYTES)),
                 guard=self._guard,
-                progress=progress,
             )
         except (EmbeddingsError, OSError) as error:
             raise EngineError(f"The embedding model {self.model} cannot be used: {error}") from error
         self.dimensions, self.window_tokens = self._engine.dimensions, self._engine.window_tokens
         self._watchdog.timeout_s = self._hang_s
+        progress(1.0, "")
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
         """See reef.ports.EmbeddingEngine."""
