@@ -10,6 +10,7 @@ import click
 from cli.errors import Problem
 from cli.options import data_dir_option, settings_with
 from cli.show import Show, plain_console, size, table
+from reef.contracts.jobs import ChatJob
 from reef.models import ModelError, ModelFile, ModelMissing, ModelState, ModelStore
 from reef.settings import Settings
 from reef.topology import Pool
@@ -92,7 +93,8 @@ def _wanted(pools: Sequence[Pool]) -> list[str]:
     names = [
         pool.model
         for pool in pools
-        if pool.model
+        if pool.name == ChatJob.POOL  # the embedding library fetches its own
+        and pool.model
         and pool.engine in ENGINES_WITH_FILES
         and any(device.kind in DEVICES_WITH_FILES for device in pool.devices)
     ]
