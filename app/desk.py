@@ -157,7 +157,7 @@ class Desk:
         turn = accept()
         try:
             if not turn.known:
-                self._dispatcher.send(turn.run)
+                self._dispatcher.send(turn.first)
         except BrokerDown:
             if take_back(turn):
                 raise

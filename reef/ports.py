@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from reef.contracts.jobs import QueryJob
     from reef.knowledge.flow import Flow
     from reef.knowledge.model import Chunk, ParsedDocument, Passage
-    from reef.ledger import Claim, Ledger
+    from reef.ledger import Claim, JobRecord, Ledger
     from reef.records.database import Database
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -176,6 +176,9 @@ class KnowledgeIndex(Protocol):
     def search(self, job: QueryJob, vector: NDArray[np.float32]) -> list[Passage]:
         """The best passages of documents that are `indexed` in one of the job's stores, best first."""
 
+    def search_words(self, job: QueryJob) -> list[Passage]:
+        """The same by the question's words alone, which needs no server."""
+
 
 class RunWriter(Protocol):
     """Writes one attempt's events into its run's log. Never blocks on the broker; bounded by the reply's length."""
@@ -260,6 +263,8 @@ class KnowledgeContext(msgspec.Struct, frozen=True):
 
     flow: Flow
     index: KnowledgeIndex
+    hand_on: Callable[[JobRecord], None]
+    """Sends the hint of a job of another pool; one that the broker does not take is the sweeper's to send."""
 
 
 class ReplyMeasures(msgspec.Struct, frozen=True, kw_only=True):

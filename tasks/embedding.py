@@ -8,8 +8,9 @@ import msgspec
 from celery import Celery
 
 from reef import runtime
-from reef.contracts.jobs import EmbedJob, EmbedTextsJob, JobHint, QueryJob
+from reef.contracts.jobs import EmbedJob, EmbedTextsJob, GroundJob, JobHint, QueryJob
 from reef.knowledge.asking import answer_query, embed_texts
+from reef.knowledge.grounding import ground
 from reef.knowledge.stages import embed_documents
 from reef.ledger.execute import execute
 
@@ -20,6 +21,10 @@ def register(app: Celery) -> None:
     @app.task(name=EmbedJob.TASK)
     def embed(hint: dict[str, Any]) -> None:
         execute(runtime.device.get(), msgspec.convert(hint, JobHint).job_id, EmbedJob, embed_documents)
+
+    @app.task(name=GroundJob.TASK)
+    def before_reply(hint: dict[str, Any]) -> None:
+        execute(runtime.device.get(), msgspec.convert(hint, JobHint).job_id, GroundJob, ground)
 
     @app.task(name=QueryJob.TASK)
     def query(hint: dict[str, Any]) -> None:

@@ -15,8 +15,9 @@ from reef.contracts.events import Event
 from reef.contracts.jobs import EmbedJob, EmbedTextsJob, IndexJob, Job, ParseJob, QueryJob
 from reef.knowledge import asking, documents, stages
 from reef.knowledge.documents import Document, Wanted
-from reef.knowledge.exact import ExactIndex
+from reef.knowledge.exact import ExactVectors
 from reef.knowledge.flow import Flow
+from reef.knowledge.indexing import PassageIndex
 from reef.knowledge.originals import Originals
 from reef.knowledge.progress import Progress
 from reef.knowledge.uploads import Limits, Uploads
@@ -102,7 +103,7 @@ class Workshop:
         )
         limits = Limits(file_bytes_max=10_000_000, files_max=5_000, upload_bytes_max=10**9, reserve_bytes=0)
         self.uploads = Uploads(self.flow, limits)
-        self.index = ExactIndex(database)
+        self.index = PassageIndex(database, ExactVectors(database))
         self.engines: dict[str, Engine] = {
             "embed": SimulatedEmbedding("simulated"),
             "index": SimulatedParser("simulated"),

@@ -169,8 +169,27 @@ class DocumentChanged(Event, frozen=True, kw_only=True, tag="document"):
 
 UploadEvent = UploadProgress | DocumentChanged
 
+
+class Notice(Event, frozen=True, kw_only=True, omit_defaults=False):
+    """Something about this reply that a person should know, as a sentence."""
+
+    message: str
+
+
 RunEvent = (
-    Queued | Started | Typing | Token | Restarted | Resumed | Done | Stopped | Error | Emotion | ToolCall | Citation
+    Queued
+    | Started
+    | Typing
+    | Token
+    | Restarted
+    | Resumed
+    | Done
+    | Stopped
+    | Error
+    | Emotion
+    | ToolCall
+    | Citation
+    | Notice
 )
 
 FINAL = (Done, Stopped, Error)

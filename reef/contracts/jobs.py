@@ -7,7 +7,7 @@ New fields need a default: a worker of the previous version must be able to read
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -29,6 +29,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     v: int = 1
 
 
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """A passage that a reply may rest on."""
+
+    chunk_id: int
+    score: float
+
+
+Grounding = Literal["", "wanted", "found", "nothing", "failed"]
+"""Whether the persona's documents are asked before it answers: "" it has none; `wanted` they are being asked;
+`nothing` none of them speaks of it; `failed` they could not be asked."""
+
+
 class ChatJob(Job, frozen=True, kw_only=True):
     """Write the next reply of `persona_id` in a session, after the message `prompt_message_id`."""
 
@@ -43,6 +55,21 @@ class ChatJob(Job, frozen=True, kw_only=True):
     temperature: float | None = None
     """None: the persona's own."""
     schema: dict[str, object] | None = None
+    grounding: Grounding = ""
+    sources: list[Source] = []
+    """Best first; given by the GroundJob that ran before."""
+
+
+class GroundJob(Job, frozen=True, kw_only=True):
+    """Find what a persona's documents say about a question, give it to the chat job `run_id` and let that begin."""
+
+    TASK: ClassVar[str] = "coralreef.embed.ground"
+    POOL: ClassVar[str] = "embed"
+
+    run_id: str
+    question: str
+    stores: list[str]
+    k: int = 6
 
 
 class CompletionJob(Job, frozen=True, kw_only=True):
@@ -121,5 +148,5 @@ class EmbedTextsJob(Job, frozen=True, kw_only=True):
     """Keep so many of each vector's numbers, normalised again. None: all."""
 
 
-JOBS: tuple[type[Job], ...] = (ChatJob, CompletionJob, ParseJob, EmbedJob, IndexJob, QueryJob, EmbedTextsJob)
+JOBS: tuple[type[Job], ...] = (ChatJob, CompletionJob, ParseJob, EmbedJob, IndexJob, GroundJob, QueryJob, EmbedTextsJob)
 """Every kind of job there is; queues.yaml and the compose file are held against this list."""

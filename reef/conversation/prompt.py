@@ -20,10 +20,16 @@ ANSWER_TOKENS_MIN = 64
 
 
 def build_prompt(
-    persona: Persona, memories: Sequence[Memory], said: Sequence[Message], engine: ChatEngine, tokens_max: int
+    persona: Persona,
+    memories: Sequence[Memory],
+    said: Sequence[Message],
+    engine: ChatEngine,
+    tokens_max: int,
+    quoted: str = "",
 ) -> tuple[list[ChatMessage], int]:
-    """The messages to send and the tokens the answer may have.
+    """The messages to send and the tokens the answer may have. `quoted` is put before the message to be answered:
 
+    behind what was said before, so that the device's prompt cache holds up to there.
     The oldest messages are left out when the whole does not fit the engine's context.
     """
     system = system_text(persona, memories)
@@ -33,6 +39,8 @@ def build_prompt(
         for message in said
         if message.content and message.state != "failed"
     ]
+    if quoted and turns:
+        turns[-1] = ChatMessage(turns[-1].role, f"{quoted}\n\nQuestion: {turns[-1].content}")
     start = 0
     while True:
         prompt = head + turns[start:]

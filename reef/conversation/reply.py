@@ -8,10 +8,13 @@ from typing import Literal
 import msgspec
 import sqlalchemy as sa
 
-from reef.contracts.events import Done, Metrics, Restarted, Started, Stopped, Typing, Usage
+from reef.contracts.events import Done, Metrics, Notice, Restarted, Started, Stopped, Typing, Usage
 from reef.contracts.jobs import ChatJob, CompletionJob
 from reef.conversation import store
 from reef.conversation.prompt import MEMORIES_TOLD_MAX, build_prompt
+from reef.knowledge.citing import citations, sources_block, within
+from reef.knowledge.grounding import passages_of
+from reef.knowledge.model import Passage
 from reef.ledger.model import Claim
 from reef.personas.store import UnknownPersona, find_persona, recall
 from reef.ports import (
@@ -27,6 +30,13 @@ from reef.ports import (
 
 REPETITION_PENALTY = 1.1
 """For personas. OpenAI clients get what they ask for and nothing else."""
+SOURCES_TOKENS_MAX = 1_200
+"""Of a prompt, for passages of documents: a small device reads some hundred tokens a second."""
+BYTES_PER_TOKEN_MIN = 3
+"""Languages with fewer make the passages a little longer than estimated; build_prompt counts exactly."""
+NOTHING_FOUND = (
+    "(No passage of your documents speaks of this. If the question is about them, say that you do not know.)"
+)
 
 
 def write_reply(context: DeviceContext, claim: Claim, job: ChatJob, writer: RunWriter, hold: Hold) -> None:
@@ -40,7 +50,8 @@ def write_reply(context: DeviceContext, claim: Claim, job: ChatJob, writer: RunW
             raise EngineRefused("This persona was deleted, so nobody can answer.") from None
         memories = recall(connection, persona.id, MEMORIES_TOLD_MAX)
         said = _until(store.history(connection, job.session_id), job.prompt_message_id)
-    messages, tokens_max = build_prompt(persona, memories, said, context.chat, job.tokens_max)
+    quoted = reply.look_up(job, said[-1].content)
+    messages, tokens_max = build_prompt(persona, memories, said, context.chat, job.tokens_max, quoted)
     request = ChatRequest(
         messages=messages,
         tokens_max=tokens_max,
@@ -71,6 +82,10 @@ def complete(context: DeviceContext, claim: Claim, job: CompletionJob, writer: R
     reply.end(reply.generate(request), store_as=None)
 
 
+def _tokens_at_most(text: str) -> int:
+    return len(text.encode()) // BYTES_PER_TOKEN_MIN
+
+
 def _until(said: list[store.Message], prompt_id: str) -> list[store.Message]:
     """The conversation up to the message to be answered: later ones belong to later turns."""
     for place, message in enumerate(said):
@@ -88,6 +103,7 @@ class _Reply:
         self.pieces: list[str] = []
         self.began_s = time.monotonic()
         self.first_s: float | None = None
+        self.passages: list[Passage] = []
         self.queue_s = max(0.0, (claim.job.started_at or 0.0) - claim.job.created_at)
 
     def announce(self) -> None:
@@ -102,6 +118,20 @@ class _Reply:
             )
         )
         self.writer.emit(Typing(persona_id=self.persona_id))
+
+    def look_up(self, job: ChatJob, question: str) -> str:
+        """What the persona's documents say, for the prompt; tells a person where they could not be asked."""
+        if job.grounding in ("wanted", "failed"):
+            self.writer.emit(Notice(message="The documents could not be searched; this reply does without them."))
+        if job.grounding == "nothing":
+            return NOTHING_FOUND if "?" in question else ""
+        if not job.sources:
+            return ""
+        with self.context.database.read() as connection:
+            found = passages_of(connection, job.persona_id, job.sources)
+        tokens_max = min(SOURCES_TOKENS_MAX, self.context.chat.context_tokens // 3)
+        self.passages = within(found, tokens_max, _tokens_at_most)
+        return sources_block(self.passages)
 
     def generate(self, request: ChatRequest) -> ChatResult:
         return self.context.chat.generate(request, self._say, self.hold.cancel)
@@ -123,6 +153,7 @@ class _Reply:
         usage = Usage(result.prompt_tokens, result.completion_tokens)
         metrics = self._metrics(result)
         message: store.Message | None = None
+        cited = citations(text, self.passages)
         if store_as is not None and (text or not stopped):
             message = store.new_message(
                 store_as.session_id,
@@ -134,9 +165,12 @@ class _Reply:
                 run_id=self.claim.job.id,
                 usage=usage,
                 metrics=metrics,
+                citations=tuple(cited) or None,
             )
         if not self._commit(stopped, message, text, usage, metrics, result):
             return False
+        for citation in cited:
+            self.writer.emit(citation)
         message_id = message.id if message else None
         if stopped:
             self.writer.emit(Stopped(usage=usage, message_id=message_id))

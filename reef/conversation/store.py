@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from reef.contracts.events import Metrics, Usage
+from reef.contracts.events import Citation, Metrics, Usage
 from reef.records.database import Database
 from reef.records.tables import ACTIVE_STATES, jobs, messages, sessions
 
@@ -60,8 +60,12 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     usage: Usage | None = None
     metrics: Metrics | None = None
+    citations: tuple[Citation, ...] | None = None
+    """What a reply rests on; its run and number are left out."""
 
 
+_STRUCTURED: dict[str, Any] = {"usage": Usage, "metrics": Metrics, "citations": tuple[Citation, ...]}
+"""Fields that are stored as JSON."""
 _SESSION = [sessions.c[name] for name in Session.__struct_fields__]
 _MESSAGE = [messages.c[name] for name in Message.__struct_fields__]
 
@@ -157,7 +161,7 @@ def list_sessions(database: Database, query: str = "", persona_id: str = "", lim
 def add_message(connection: sa.Connection, message: Message) -> None:
     """Append a message to its session and move the session to the top."""
     values = msgspec.structs.asdict(message)
-    for name in ("usage", "metrics"):
+    for name in _STRUCTURED:
         if values[name] is not None:
             values[name] = msgspec.json.encode(values[name]).decode()
     connection.execute(_INSERT_MESSAGE, values)
@@ -202,8 +206,7 @@ def title_from(text: str) -> str:
 
 def _message(row: Any) -> Message:
     values = dict(row)
-    if values["usage"]:
-        values["usage"] = msgspec.json.decode(values["usage"], type=Usage)
-    if values["metrics"]:
-        values["metrics"] = msgspec.json.decode(values["metrics"], type=Metrics)
+    for name, kind in _STRUCTURED.items():
+        if values[name]:
+            values[name] = msgspec.json.decode(values[name], type=kind)
     return Message(**values)

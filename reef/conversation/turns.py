@@ -7,13 +7,20 @@ import uuid
 import msgspec
 import sqlalchemy as sa
 
-from reef.contracts.jobs import ChatJob, CompletionJob, Job
+from reef.contracts.jobs import ChatJob, CompletionJob, Grounding, GroundJob, Job
 from reef.conversation import store
-from reef.ledger import JobRecord, Ledger, NewJob
+from reef.knowledge.grounding import has_documents
+from reef.knowledge.visible import stores_of
+from reef.ledger import JobRecord, Ledger, NewJob, PoolFull
 from reef.personas.store import find_persona
 from reef.records.database import Database
 from reef.records.tables import jobs, messages, sessions
 from reef.topology import Pool, Topology
+
+GROUND_PATIENCE_S = 4.0
+"""A reply waits this long for the persona's documents to be asked, then begins without them."""
+QUESTION_CHARS_MAX = 2_000
+"""Of a message, as a question to the documents."""
 
 
 class NotEditable(ValueError):
@@ -32,6 +39,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     persona_id: str
     prompt_message_id: str
     reply_message_id: str
+    first: JobRecord
+    """The job to be sent now: the run itself, or the stage before it."""
     new_session: bool = False
     known: bool = False
 
@@ -110,7 +119,7 @@ class Turns:
     def complete(self, job: CompletionJob) -> JobRecord:
         """Accept a bare completion, as OpenAI clients ask for it. Raises PoolClosed and PoolFull."""
         with self.database.write() as connection:
-            return self._submit(connection, job, None, None, None)
+            return self._submit(connection, self._new(job))
 
     def forget(self, session_id: str) -> list[JobRecord]:
         """Delete a conversation and end its runs; the runs that were active come back. Raises UnknownSession."""
@@ -126,6 +135,7 @@ class Turns:
             )
             if gone.rowcount != 1:
                 return False
+            connection.execute(jobs.delete().where(jobs.c.id == turn.first.id, jobs.c.token == 0))
             connection.execute(messages.delete().where(messages.c.id == turn.prompt_message_id))
             if turn.new_session:
                 connection.execute(sessions.delete().where(sessions.c.id == turn.session_id))
@@ -140,39 +150,71 @@ class Turns:
         tokens_max: int | None,
     ) -> Turn:
         limit = self.topology.pool(ChatJob.POOL).limits.tokens_max
+        run_id = uuid.uuid4().hex
+        stage, grounding = self._ground(connection, persona_id, prompt, run_id)
         job = ChatJob(
             session_id=prompt.session_id,
             persona_id=persona_id,
             prompt_message_id=prompt.id,
             reply_message_id=uuid.uuid4().hex,
             tokens_max=min(tokens_max or limit, limit),
+            grounding=grounding,
         )
         lane = f"chat:{prompt.session_id}:{persona_id}"
-        record = self._submit(connection, job, prompt.session_id, lane, idempotency_key)
+        delay_s = GROUND_PATIENCE_S if stage else 0.0
+        new = self._new(job, session_id=prompt.session_id, lane=lane, key=idempotency_key, run_id=run_id)
+        record = self._submit(connection, msgspec.structs.replace(new, delay_s=delay_s))
         stored = msgspec.json.decode(record.payload, type=ChatJob)
+        known = stored.reply_message_id != job.reply_message_id
+        if known and stage:
+            connection.execute(jobs.delete().where(jobs.c.id == stage.id))
         return Turn(
             run=record,
             session_id=stored.session_id,
             persona_id=stored.persona_id,
             prompt_message_id=stored.prompt_message_id,
             reply_message_id=stored.reply_message_id,
-            known=stored.reply_message_id != job.reply_message_id,
+            first=record if known or stage is None else stage,
+            known=known,
         )
 
-    def _submit(
-        self, connection: sa.Connection, job: Job, session_id: str | None, lane: str | None, key: str | None
-    ) -> JobRecord:
-        pool = self.topology.pool(type(job).POOL)
-        if not pool.devices:
-            raise PoolClosed(f"queues.yaml gives pool {pool.name} no device, so nothing could answer.")
-        new = NewJob(
+    def _ground(
+        self, connection: sa.Connection, persona_id: str, prompt: store.Message, run_id: str
+    ) -> tuple[JobRecord | None, Grounding]:
+        """The stage that asks the persona's documents, where it has any and somebody can ask them."""
+        if not has_documents(connection, persona_id):
+            return None, ""
+        question = prompt.content[:QUESTION_CHARS_MAX]
+        job = GroundJob(run_id=run_id, question=question, stores=list(stores_of(persona_id)))
+        try:
+            return self._submit(connection, self._new(job)), "wanted"
+        except (PoolClosed, PoolFull):
+            return None, "failed"
+
+    def _new(
+        self,
+        job: Job,
+        *,
+        session_id: str | None = None,
+        lane: str | None = None,
+        key: str | None = None,
+        run_id: str = "",
+    ) -> NewJob:
+        pool = self.topology.pools.get(type(job).POOL)
+        if pool is None or not pool.devices:
+            raise PoolClosed(f"queues.yaml gives pool {type(job).POOL} no device, so nothing could answer.")
+        return NewJob(
             job=job,
+            job_id=run_id,
             deadline_s=pool.limits.deadline_s,
             attempts_max=pool.limits.attempts_max,
             session_id=session_id,
             lane=lane,
             idempotency_key=key,
         )
+
+    def _submit(self, connection: sa.Connection, new: NewJob) -> JobRecord:
+        pool = self.topology.pool(type(new.job).POOL)
         return self.ledger.submit(connection, new, waiting_max=pool.limits.waiting_max, streams=total_streams(pool))
 
 

@@ -1,4 +1,4 @@
-"""reef.ports.KnowledgeIndex over Chroma and the full-text index. What is visible is decided by the records alone.
+"""reef.ports.KnowledgeIndex over a vector index and the full-text index. The records alone decide what is visible.
 
 Windows go into the index before their document becomes visible, and out of it after it has become invisible. So a
 crash leaves entries that nobody sees, which the next round or the checker (reef/knowledge/consistency.py) removes;
@@ -20,7 +20,7 @@ from reef.contracts.jobs import QueryFilters, QueryJob
 from reef.knowledge.chroma import Metadata
 from reef.knowledge.model import Passage
 from reef.knowledge.retrieval import SIMILARITY_MIN, Retriever
-from reef.knowledge.vectors import BATCH_MAX, VectorIndex, VectorsRefused, VectorStoreDown
+from reef.knowledge.vectors import BATCH_MAX, Vectors, VectorsRefused, VectorStoreDown
 from reef.knowledge.visible import Filters
 from reef.ports import EngineError
 from reef.records.database import Database
@@ -43,10 +43,10 @@ class WindowRow(msgspec.Struct, frozen=True):
         return {"language": self.language, "mime_type": self.mime_type}
 
 
-class ChromaIndex:
+class PassageIndex:
     """reef.ports.KnowledgeIndex. Thread-safe."""
 
-    def __init__(self, database: Database, vectors: VectorIndex) -> None:
+    def __init__(self, database: Database, vectors: Vectors) -> None:
         self._database, self._vectors = database, vectors
 
     def put(self, document_ids: Sequence[str], progressed: Callable[[], None]) -> None:
@@ -146,7 +146,7 @@ def window_rows(connection: sa.Connection, condition: sa.ColumnElement[bool], af
     return [WindowRow(*row) for row in rows]
 
 
-def put_rows(vectors: VectorIndex, store: str, rows: Sequence[WindowRow]) -> None:
+def put_rows(vectors: Vectors, store: str, rows: Sequence[WindowRow]) -> None:
     """Store these windows in one store."""
     vectors.upsert(store, [row.id for row in rows], [row.vector for row in rows], [row.metadata for row in rows])
 

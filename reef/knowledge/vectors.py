@@ -12,7 +12,7 @@ import re
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from reef.knowledge.chroma import (
     ChromaClient,
@@ -25,7 +25,7 @@ from reef.knowledge.chroma import (
     Where,
 )
 
-__all__ = ["VectorIndex", "VectorStoreDown", "VectorsRefused"]
+__all__ = ["VectorIndex", "VectorStoreDown", "Vectors", "VectorsRefused"]
 
 PREFIX = "reef-"
 """Names of our collections begin so; another's collections on the same server are left alone."""
@@ -37,6 +37,26 @@ HNSW = Hnsw(max_neighbors=32, ef_construction=200, ef_search=200, sync_threshold
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9._-]{0,63}[A-Za-z0-9]")
 T = TypeVar("T")
+
+
+class Vectors(Protocol):
+    """What indexing and searching need of a place that holds vectors; `VectorIndex` says what each does."""
+
+    def upsert(
+        self, store: str, window_ids: Sequence[int], vectors: Sequence[bytes], metadatas: Sequence[Metadata]
+    ) -> None:
+        """Store windows, replacing what is there."""
+
+    def delete(self, store: str, window_ids: Sequence[int]) -> None:
+        """Delete windows."""
+
+    def stores(self) -> list[str]:
+        """Every store that has anything."""
+
+    def query(
+        self, stores: Sequence[str], vector: bytes, k: int, where: Where | None = None
+    ) -> list[tuple[int, float]]:
+        """The nearest windows with their cosines, best first."""
 
 
 class VectorIndex:

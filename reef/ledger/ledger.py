@@ -15,6 +15,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from reef.contracts.jobs import Job
 from reef.ledger.model import Claim, JobRecord, LaneBusy, NewJob, PoolFull, PoolLoad, UnknownJob, as_json
 from reef.records.database import Database
 from reef.records.tables import ACTIVE_STATES, jobs
@@ -218,6 +219,20 @@ class Ledger:
         with self.database.write() as connection:
             return connection.execute(jobs.update().where(_MINE).values(values), _mine(claim)).rowcount == 1
 
+    def release(self, connection: sa.Connection, job_id: str, job: Job) -> JobRecord | None:
+        """Let a delayed job begin, with what the job before it found out; its hint is then to be sent.
+
+        None where it has begun already, or ended: then it is left as it is.
+        """
+        row = connection.execute(
+            jobs.update()
+            .where(jobs.c.id == job_id, jobs.c.state == "queued", jobs.c.token == 0)
+            .values(payload=as_json(job), not_before=0.0, sent_at=self.clock())
+            .returning(*_RECORD)
+        )
+        found = row.mappings().first()
+        return None if found is None else as_record(found)
+
     # --- everybody's side
 
     def stop(self, job_id: str) -> JobRecord:
@@ -391,10 +406,11 @@ def _row(new: NewJob, now: float) -> dict[str, Any]:
         "attempts": 0,
         "attempts_max": new.attempts_max,
         "stop_requested": False,
-        "not_before": 0.0,
+        "not_before": now + new.delay_s if new.delay_s else 0.0,
         "created_at": now,
         "deadline_at": now + new.deadline_s,
-        "sent_at": now,  # the caller sends the first hint right after its commit
+        # the caller sends the first hint right after its commit; that of a delayed job is the sweeper's to send
+        "sent_at": 0.0 if new.delay_s else now,
     }
 
 

@@ -42,6 +42,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str | None = None
     lane: str | None = None
     idempotency_key: str | None = None
+    delay_s: float = 0.0
+    """It is not begun before that, unless `Ledger.release` lets it."""
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -101,6 +101,7 @@ messages = sa.Table(
     sa.Column("run_id", ID),
     sa.Column("usage", sa.Text),
     sa.Column("metrics", sa.Text),
+    sa.Column("citations", sa.Text),  # JSON list of what the reply rests on, None: nothing
     sa.Column("created_at", sa.Double, nullable=False),
 )
 

@@ -46,6 +46,7 @@ POSTGRESQL_FULL_TEXT = (
 
 
 def upgrade() -> None:
+    op.add_column("messages", sa.Column("citations", sa.Text(), nullable=True))
     op.create_table(
         "uploads",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -157,3 +158,4 @@ def downgrade() -> None:
     op.drop_table("documents")
     op.drop_index("ix_uploads_state", table_name="uploads")
     op.drop_table("uploads")
+    op.drop_column("messages", "citations")
