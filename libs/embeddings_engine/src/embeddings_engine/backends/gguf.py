@@ -20,6 +20,8 @@ from embeddings_engine.errors import BackendFailed, BackendUnavailable, ModelUna
 from embeddings_engine.estimates import estimated_items, estimated_tokens, estimated_windows
 from embeddings_engine.tokens import Item, Span
 
+EMPTY = "."
+"""Stands for a text without characters, which llama.cpp refuses; a space gives a vector of zeros."""
 BATCH_MAX = 8
 WINDOW_TOKENS = 512
 _HASHED_BYTES = 8 << 20
@@ -58,7 +60,7 @@ class GgufBackend:
         return estimated_windows(text, tokens_max)
 
     def run(self, items: Sequence[Item], *, query: bool) -> Vectors:
-        return normalised(np.array(self._embed([item.text for item in items]), dtype=np.float32))
+        return normalised(np.array(self._embed([item.text or EMPTY for item in items]), dtype=np.float32))
 
     def usage(self) -> Usage:
         return self._usage

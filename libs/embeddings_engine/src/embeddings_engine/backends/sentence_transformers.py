@@ -33,12 +33,15 @@ class SentenceTransformersBackend:
         except Exception as error:
             raise ModelUnavailable(f"sentence-transformers cannot load {model!r}: {error}") from error
         card = card_for(model)
+        dimensions = (
+            getattr(self._model, "get_embedding_dimension", None) or self._model.get_sentence_embedding_dimension
+        )
         self.traits = Traits(
             name="sentence_transformers",
             model=model,
             device=device,
             fingerprint=f"{model}:sentence-transformers",
-            dimensions=int(self._model.get_sentence_embedding_dimension()),
+            dimensions=int(dimensions()),
             window_tokens=int(self._model.max_seq_length or 512),
             batch_max=BATCH_MAX,
             query_prefix=card.query_prefix if card else "",

@@ -20,6 +20,8 @@ from embeddings_engine.errors import BackendFailed, BackendUnavailable, RateLimi
 from embeddings_engine.estimates import estimated_items, estimated_tokens, estimated_windows
 from embeddings_engine.tokens import Item, Span
 
+EMPTY = " "
+"""Stands for a text without characters, which services refuse."""
 ERROR_TEXT_MAX = 300
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 
@@ -88,7 +90,7 @@ class ServiceBackend:
         return estimated_windows(text, tokens_max)
 
     def run(self, items: Sequence[Item], *, query: bool) -> Vectors:
-        path, body = self._dialect.request([item.text for item in items], query=query)
+        path, body = self._dialect.request([item.text or EMPTY for item in items], query=query)
         answer = self._ask(path, body)
         try:
             rows, tokens = self._dialect.read(answer, len(items))
