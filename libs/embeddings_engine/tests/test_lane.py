@@ -230,3 +230,13 @@ def test_a_guard_surrounds_every_device_call_and_steps_count_them() -> None:
     assert inside == [1, -1, 1, -1]
     assert engine.steps == 2
     engine.close()
+
+
+def test_an_empty_text_keeps_its_vector_beside_a_long_one() -> None:
+    """Windows are weighted by tokens; a text of none still counts."""
+    backend = Scripted(batch_max=8)
+    backend.open = True
+    engine = started(backend)
+    rows = engine.encode(["", "long text. " * 40])
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    engine.close()

@@ -306,7 +306,7 @@ class EmbeddingsEngine:
     def _finish(self, slab: _Slab, call: _Call, report: _Report | None) -> Vectors:
         vectors = slab.work.wait(report)
         sums = np.zeros((len(slab.missing), self.dimensions), np.float32)
-        weights = np.array([item.tokens for item in slab.work.items], np.float32)
+        weights = np.array([max(item.tokens, 1) for item in slab.work.items], np.float32)
         if len(slab.owners) == len(slab.missing):
             sums = vectors
         else:

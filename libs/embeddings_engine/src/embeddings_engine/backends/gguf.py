@@ -20,8 +20,8 @@ from embeddings_engine.errors import BackendFailed, BackendUnavailable, ModelUna
 from embeddings_engine.estimates import estimated_items, estimated_tokens, estimated_windows
 from embeddings_engine.tokens import Item, Span
 
-EMPTY = "."
-"""Stands for a text without characters, which llama.cpp refuses; a space gives a vector of zeros."""
+EMPTY = " "
+"""Stands for a text without characters, which llama.cpp refuses."""
 BATCH_MAX = 8
 WINDOW_TOKENS = 512
 _HASHED_BYTES = 8 << 20
