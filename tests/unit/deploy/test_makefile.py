@@ -48,11 +48,17 @@ def test_every_requirement_is_locked() -> None:
         locked = requirements(ROOT / f"{name}.txt")
         assert all(str(req.specifier).startswith("==") for req in locked.values())
         assert set(requirements(ROOT / f"{name}.in")) <= set(locked)
+        assert own_libraries(ROOT / f"{name}.in") <= own_libraries(ROOT / f"{name}.txt")
         assert "pycoral" not in locked
 
 
 def requirements(path: Path) -> dict[str, Requirement]:
     """The requirements of a file by their normal names."""
     lines = (line.partition(" #")[0].strip() for line in path.read_text().splitlines())
-    found = [Requirement(line) for line in lines if line and not line.startswith(("#", "-r"))]
+    found = [Requirement(line) for line in lines if line and not line.startswith(("#", "-r", "-e"))]
     return {re.sub(r"[-_.]+", "-", req.name).lower(): req for req in found}
+
+
+def own_libraries(path: Path) -> set[str]:
+    """The folders of this repository that a requirements file installs: they have no version to pin."""
+    return {line for line in path.read_text().splitlines() if line.startswith("-e ./libs/")}
