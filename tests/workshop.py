@@ -124,7 +124,7 @@ class Workshop:
             open_writer=lambda _claim: self.writer,
             note_affinity=lambda _session: None,
             observe=lambda _measures: None,
-            knowledge=KnowledgeContext(self.flow, self.index),
+            knowledge=KnowledgeContext(self.flow, self.index, lambda record: self.sent.append(record.id)),
         )
 
     # --- files

@@ -19,6 +19,7 @@ KINDS = {
     "completion_job": jobs.CompletionJob,
     "embed_job": jobs.EmbedJob,
     "embed_texts_job": jobs.EmbedTextsJob,
+    "ground_job": jobs.GroundJob,
     "index_job": jobs.IndexJob,
     "job_hint": jobs.JobHint,
     "parse_job": jobs.ParseJob,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 
 from reef.knowledge.model import ParsedDocument
 from reef.knowledge.parsing.source import Source
 from reef.ports import ParseFailed
+from reef.settings import inherited_environment
 
 ADVICE = "install tesseract (Debian: apt-get install tesseract-ocr tesseract-ocr-eng) and send the file again."
 PICTURE_TIMEOUT_S = 60.0
@@ -32,7 +32,7 @@ def recognise(picture: bytes, languages: str) -> str:
     """Text of a picture in any format that tesseract reads."""
     command = ["tesseract", "stdin", "stdout", "-l", languages, "--psm", "3"]
     # one picture, one core: the others have files of their own to read
-    environment = {**os.environ, "OMP_THREAD_LIMIT": "1"}
+    environment = {**inherited_environment(), "OMP_THREAD_LIMIT": "1"}
     try:
         done = subprocess.run(
             command, input=picture, capture_output=True, timeout=PICTURE_TIMEOUT_S, env=environment, check=False

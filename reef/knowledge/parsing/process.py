@@ -27,6 +27,7 @@ from reef.knowledge.parsing.wire import (
     frame,
 )
 from reef.ports import Cancelled, ParseFailed
+from reef.settings import inherited_environment
 
 START_TIMEOUT_S = 60.0
 LISTEN_S = 0.1
@@ -53,7 +54,8 @@ class Child:
         self.rss_start_bytes = 0
         self._limits = limits
         self._complaints = tempfile.TemporaryFile(dir=scratch_dir)  # noqa: SIM115  closed with the child
-        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        ours = inherited_environment()
+        environment = {name: ours[name] for name in _PASSED_ON if name in ours}
         environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(scratch_dir), "TOKIO_WORKER_THREADS": "1"}
         self._process = subprocess.Popen(
             # -P: what lies in the scratch directory is never imported
