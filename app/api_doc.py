@@ -20,6 +20,8 @@ TITLES = {
     "runs": "Runs",
     "sessions": "Sessions",
     "personas": "Personas",
+    "documents": "Documents",
+    "uploads": "Uploads",
     "system": "The reef itself",
     "openai": "OpenAI-compatible",
 }
@@ -59,6 +61,10 @@ restarts, come again. 1013: too many connections, or you send faster than you re
 A chat turn is told as `queued` (repeated with `seq` 0 while it waits), `started`, `typing`, `token` …, and `done`,
 `stopped` or `error`. `restarted` means: drop the text received so far for this run, it is told again. With
 `"stream": false` the text comes as one `token` before `done`.
+
+An upload that is subscribed to is told as an `upload` with `"snapshot": true`: how it stands in the records. Then come
+a `document` for each file that changes and an `upload` with new counts, at most four a second. Ask for the list of
+documents after the snapshot, and nothing is missed. `last_seq` tells what happened since, and then the snapshot.
 """
 
 
@@ -75,6 +81,7 @@ def text() -> str:
     parts.append("\n### Events the server sends\n\nEach also has `run_id`, `session_id` and `seq`.\n")
     parts.append("| type | fields | meaning |\n|---|---|---|")
     parts += [_struct(kind, hidden=events.Event.__struct_fields__) for kind in get_args(events.RunEvent)]
+    parts += [_struct(kind, hidden=events.Event.__struct_fields__) for kind in get_args(events.UploadEvent)]
     parts.append("| `pong` |  | Answer to `ping`. |")
     return "\n".join(parts) + "\n"
 
@@ -86,6 +93,8 @@ def _route(route: Route, described: dict[str, Any]) -> str:
         if parameter["in"] != "path":
             described_as = f": {parameter['description']}" if "description" in parameter else ""
             lines.append(f"- {parameter['in']} `{parameter['name']}`{described_as}")
+    if route.upload:
+        lines.append(f"- body `{route.upload}`, read as it comes")
     if route.body is not None:
         lines.append(f"- body {_fields(route.body)}")
     for status, kind in route.answers.items():

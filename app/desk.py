@@ -20,7 +20,7 @@ from app.refusals import RETRY_SOON_S, BrokerAway, Refusal, refusal_of
 from app.relay import persona_of
 from reef import keys, streams
 from reef.contracts.events import Queued
-from reef.contracts.jobs import CompletionJob
+from reef.contracts.jobs import Job
 from reef.conversation.ends import end_event
 from reef.conversation.turns import Turn, Turns, total_streams
 from reef.ledger import JobRecord, Ledger, PoolLoad
@@ -102,8 +102,8 @@ class Desk:
         """Replace what a user said. Raises as `say`, and UnknownMessage and NotEditable."""
         return self._count(lambda: self._turn(lambda: self._turns.edit(message_id, text), _keep))
 
-    def complete(self, job: CompletionJob) -> Accepted:
-        """Accept a bare completion. Raises PoolFull, PoolClosed, BrokerDown, BrokerAway."""
+    def complete(self, job: Job) -> Accepted:
+        """Accept a job that belongs to no conversation. Raises PoolFull, PoolClosed, BrokerDown, BrokerAway."""
         return self._count(lambda: self._completion(job))
 
     def stop(self, run_id: str) -> JobRecord:
@@ -171,7 +171,7 @@ class Desk:
             self._tell_session(turn.run)
         return accepted
 
-    def _completion(self, job: CompletionJob) -> Accepted:
+    def _completion(self, job: Job) -> Accepted:
         self._check_broker()
         record = self._turns.complete(job)
         try:

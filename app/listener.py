@@ -9,13 +9,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 import redis
 
+from app.items import Item, item
+from app.upload_follower import UploadFollower
 from reef import streams
-from reef.contracts.events import FINAL, Done, Event, Restarted, Stopped, Token, encode
+from reef.contracts.events import FINAL, Done, Event, Restarted, Stopped, Token
 from reef.ledger import JobRecord
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ CONTROL_MAX = 256
 """Answers to a client's own frames that wait to be sent; a client that lets more pile up is beyond help."""
 FOLLOWED_MAX = 256
 WATCHED_MAX = 16
+UPLOADS_MAX = 16
 SYSTEM_NUMBERS = 900_000
 """Numbers from here on are last words of the system (reef.conversation.ends), not part of a worker's count."""
 RETRY_READ_S = 0.5
@@ -42,18 +45,6 @@ class Hopeless(Exception):
 
 class TooMany(Exception):
     """The client watches as many runs or sessions as one client may."""
-
-
-class Item(NamedTuple):
-    """Something to tell the client. `event` is None for an answer that is no event (pong)."""
-
-    event: Event | None
-    text: str
-
-
-def item(event: Event) -> Item:
-    """An event as it is told."""
-    return Item(event, encode(event).decode())
 
 
 def follows(last: int, seq: int) -> bool:
@@ -160,6 +151,7 @@ class Listener:
         self.closed = False
         self.followers: dict[str, Follower] = {}
         self.sessions: set[str] = set()
+        self.uploads: dict[str, UploadFollower] = {}
 
     # --- what the client asks for
 
@@ -206,6 +198,23 @@ class Listener:
         self._relay.flush()
         self.wake()
 
+    def subscribe(self, upload_id: str, after_seq: int = 0) -> None:
+        """Tell how this upload is now and what happens in it from then on. Raises TooMany."""
+        with self._lock:
+            if upload_id not in self.uploads and len(self.uploads) >= UPLOADS_MAX:
+                raise TooMany(f"One connection can follow {UPLOADS_MAX} uploads at once; open another one.")
+            follower = self.uploads[upload_id] = UploadFollower(upload_id, after_seq)
+            follower.confirmed = self._relay.join("upload", upload_id, self)
+        self._relay.flush()
+        self.wake()
+
+    def unsubscribe(self, upload_id: str) -> None:
+        """Tell nothing more of this upload."""
+        with self._lock:
+            if self.uploads.pop(upload_id, None) is not None:
+                self._relay.leave("upload", upload_id, self)
+        self._relay.flush()
+
     def tell(self, answer: Item) -> None:
         """Answer one of the client's own frames; it comes before any event."""
         if len(self._control) >= CONTROL_MAX:
@@ -223,6 +232,9 @@ class Listener:
             for session_id in self.sessions:
                 self._relay.leave("session", session_id, self)
             self.sessions.clear()
+            for upload_id in self.uploads:
+                self._relay.leave("upload", upload_id, self)
+            self.uploads.clear()
         self._relay.flush()
         self._relay.forget(self)
         self.wake()
@@ -239,6 +251,21 @@ class Listener:
         """Announcements of this session are heard from now on: what began before is to be looked up."""
         self._look_at.add(session_id)
         self.wake()
+
+    def upload_confirmed(self, upload_id: str) -> None:
+        """Announcements of this upload are heard from now on: what was before is to be looked up."""
+        follower = self.uploads.get(upload_id)
+        if follower is not None:
+            follower.confirmed = True
+            follower.fall_behind()
+            self.wake()
+
+    def upload_told(self, upload_id: str, heard: Item) -> None:
+        """Something happened in an upload that this client follows."""
+        follower = self.uploads.get(upload_id)
+        if follower is not None:
+            follower.offer(heard)
+            self.wake()
 
     def wake(self) -> None:
         """There may be something to tell."""
@@ -262,7 +289,9 @@ class Listener:
             self._wake.wait(max(left_s, 0.0))
 
     def _next_retry(self) -> float:
-        return min((f.retry_at for f in list(self.followers.values()) if f.behind and f.retry_at), default=float("inf"))
+        waiting = [f.retry_at for f in list(self.followers.values()) if f.behind and f.retry_at]
+        waiting += [f.retry_at for f in list(self.uploads.values()) if f.behind and f.retry_at]
+        return min(waiting, default=float("inf"))
 
     def _collect(self) -> list[Item]:
         self._follow_started()
@@ -280,6 +309,8 @@ class Listener:
                     self._finished.append(follower.run_id)
                     self._drop(follower.run_id, follower)
                 self._relay.flush()
+        for upload in list(self.uploads.values()):
+            items += upload.collect(self._relay)
         return items
 
     def _follow_started(self) -> None:

@@ -17,6 +17,22 @@ REF = "#/components/schemas/{name}"
 PROBLEM_MEDIA = "application/problem+json"
 EVENTS_MEDIA = "text/event-stream"
 EVENTS = {"description": "Server-sent events; docs/api.md lists them."}
+UPLOADS: dict[str, dict[str, Any]] = {
+    "application/offset+octet-stream": {"type": "string", "format": "binary"},
+    "multipart/form-data": {
+        "type": "object",
+        "required": ["file"],
+        "properties": {
+            "file": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}},
+            "paths": {"type": "array", "items": {"type": "string"}},
+            "stores": {"type": "array", "items": {"type": "string"}},
+            "persona_id": {"type": "string"},
+            "upload_id": {"type": "string"},
+            "name": {"type": "string"},
+        },
+    },
+}
+"""Bodies that are read as they come."""
 IDENTIFIER = {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9._:-]+$"}
 REASONS = {
     200: "OK",
@@ -28,13 +44,16 @@ REASONS = {
     403: "The request comes from a foreign site or host",
     404: "Nothing has this id",
     409: "The state of things does not allow it now",
+    412: "Another version of the protocol was asked for",
     413: "The body is too long",
-    415: "The body is not JSON",
+    415: "The body has another media type than this one reads",
     422: "The model cannot answer this",
+    423: "Another request is writing this file",
     429: "The queue is full; Retry-After says when to come again",
     502: "The run failed on its device",
     503: "Broker, database or device is away; Retry-After says when to come again",
     504: "Not ready in time",
+    507: "The disk is full",
 }
 
 
@@ -96,6 +115,8 @@ def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     }
     if parameters := _parameters(route):
         operation["parameters"] = parameters
+    if route.upload:
+        operation["requestBody"] = {"required": True, "content": {route.upload: {"schema": UPLOADS[route.upload]}}}
     if route.body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schemas[route.body]}}}
     return operation

@@ -17,6 +17,10 @@ from werkzeug.exceptions import HTTPException
 from app.listener import Closed, TooMany
 from reef.conversation.store import UnknownMessage, UnknownSession
 from reef.conversation.turns import NotEditable, PoolClosed
+from reef.knowledge.documents import UnknownDocument
+from reef.knowledge.names import BadName
+from reef.knowledge.originals import Busy, DiskFull
+from reef.knowledge.uploads import UnknownStore, UnknownUpload, UploadClosed, UploadFull
 from reef.ledger import LaneBusy, PoolFull, UnknownJob
 from reef.personas.store import PersonaLimit, UnknownPersona
 from tasks.dispatch import BrokerDown
@@ -70,7 +74,7 @@ def refusal_of(error: BaseException) -> Refusal:
         return _of_http(error)
     if isinstance(error, msgspec.DecodeError | UnicodeDecodeError | RecursionError):
         return _of_shape(error)
-    known = _of_domain(error) or _of_busy(error) or _of_outage(error)
+    known = _of_domain(error) or _of_knowledge(error) or _of_busy(error) or _of_outage(error)
     if known is None:
         log.error("a request failed", exc_info=error)
         return Refusal(500, "internal", "Internal error", "Something went wrong here; the log has the details.")
@@ -91,6 +95,27 @@ def _of_domain(error: BaseException) -> Refusal | None:
         return Refusal(409, "not_editable", "Not possible for this message", str(error))
     if isinstance(error, PersonaLimit):
         return Refusal(409, "limit_reached", "Limit reached", f"{str(error)[:1].upper()}{str(error)[1:]}.")
+    return None
+
+
+def _of_knowledge(error: BaseException) -> Refusal | None:
+    text = str(error)
+    said = f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+    if isinstance(error, UnknownDocument | UnknownUpload):
+        what = "document" if isinstance(error, UnknownDocument) else "upload"
+        return not_found(what, str(error.args[0]) if error.args else "")
+    if isinstance(error, UnknownStore):
+        return Refusal(404, "unknown_store", "Unknown store", said)
+    if isinstance(error, UploadClosed):
+        return Refusal(409, "not_possible", "Not possible now", said)
+    if isinstance(error, UploadFull):
+        return Refusal(413, "limit_reached", "Limit reached", said)
+    if isinstance(error, BadName):
+        return Refusal(400, "bad_name", "Bad name", said)
+    if isinstance(error, Busy):
+        return Refusal(423, "busy", "Being written", said, retry_after_s=RETRY_SOON_S)
+    if isinstance(error, DiskFull):
+        return Refusal(507, "disk_full", "Disk full", said)
     return None
 
 

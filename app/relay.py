@@ -20,10 +20,12 @@ import redis
 import sqlalchemy.exc
 
 from app.endings import ending, gone
-from app.listener import Follower, Item, Listener, item
+from app.items import Item, item
+from app.listener import Follower, Listener
 from reef import keys, streams
-from reef.contracts.events import Event, Queued, RunEvent, decode
+from reef.contracts.events import Event, Queued, RunEvent, UploadEvent, UploadProgress, decode, encode
 from reef.conversation.turns import total_streams
+from reef.knowledge.progress import measure
 from reef.ledger import JobRecord, Ledger
 from reef.topology import Topology
 
@@ -39,6 +41,12 @@ SUBSCRIBE_MAX = 500
 """Channels named in one command."""
 
 
+Kind = Literal["run", "session", "upload"]
+CHANNELS: dict[Kind, Callable[[str], str]] = {
+    "run": keys.run_channel,
+    "session": keys.session_channel,
+    "upload": keys.upload_channel,
+}
 RereadReason = Literal["gap", "slow", "ledger"]
 """A number was skipped, a client was overtaken, or only the ledger knew of the end."""
 
@@ -46,7 +54,7 @@ RereadReason = Literal["gap", "slow", "ledger"]
 class _Topic:
     """A channel and who listens to it."""
 
-    def __init__(self, kind: Literal["run", "session"], name: str) -> None:
+    def __init__(self, kind: Kind, name: str) -> None:
         self.kind, self.name = kind, name
         self.listeners: set[Listener] = set()
         self.confirmed = False
@@ -127,9 +135,9 @@ class Relay:
         if connection is not None:
             _hang_up(connection)
 
-    def join(self, kind: Literal["run", "session"], name: str, listener: Listener) -> bool:
-        """Hear a run or session (lock held; `flush` follows). True where Redis announces it to us already."""
-        channel = keys.run_channel(name) if kind == "run" else keys.session_channel(name)
+    def join(self, kind: Kind, name: str, listener: Listener) -> bool:
+        """Hear a run, session or upload (lock held; `flush` follows). True where Redis announces it to us already."""
+        channel = CHANNELS[kind](name)
         topic = self._topics.get(channel)
         if topic is None:
             topic = self._topics[channel] = _Topic(kind, name)
@@ -137,9 +145,9 @@ class Relay:
         topic.listeners.add(listener)
         return topic.confirmed
 
-    def leave(self, kind: Literal["run", "session"], name: str, listener: Listener) -> None:
+    def leave(self, kind: Kind, name: str, listener: Listener) -> None:
         """Hear it no more (lock held; `flush` follows)."""
-        channel = keys.run_channel(name) if kind == "run" else keys.session_channel(name)
+        channel = CHANNELS[kind](name)
         topic = self._topics.get(channel)
         if topic is None:
             return
@@ -170,6 +178,15 @@ class Relay:
     def read(self, run_id: str, after_seq: int) -> list[RunEvent]:
         """Stored events. Raises redis.RedisError."""
         return streams.read(self._client, run_id, after_seq)
+
+    def read_upload(self, upload_id: str, after_seq: int) -> list[UploadEvent]:
+        """Stored events of an upload. Raises redis.RedisError."""
+        return streams.read_upload(self._client, upload_id, after_seq)
+
+    def measure_upload(self, upload_id: str) -> UploadProgress | None:
+        """How far an upload is, None where there is none. Raises sqlalchemy.exc.SQLAlchemyError."""
+        with self._ledger.database.read() as connection:
+            return measure(connection, upload_id, time.time())
 
     def record(self, run_id: str) -> JobRecord | None:
         """The run as the ledger has it, None where it cannot be had."""
@@ -249,6 +266,8 @@ class Relay:
         for listener in topic.listeners:
             if topic.kind == "session":
                 listener.session_confirmed(topic.name)
+            elif topic.kind == "upload":
+                listener.upload_confirmed(topic.name)
         for listener, follower in topic.followers():
             follower.confirmed, follower.retry_at = True, 0.0
             follower.fall_behind()
@@ -261,15 +280,25 @@ class Relay:
                 listener.run_started(run_id)
             return
         try:
+            if topic.kind == "upload":
+                self._announce_upload(topic, body)
+                return
             event = decode(body)
-        except msgspec.DecodeError:
-            log.warning("run %s announced something that is no event of this version", topic.name)
+        except (msgspec.DecodeError, ValueError):
+            log.warning("%s %s announced something that is no event of this version", topic.kind, topic.name)
             return
         topic.heard_at, topic.ended_ticks = time.monotonic(), 0
         heard = Item(event, body.decode())
         for listener, follower in topic.followers():
             if follower.offer(heard):
                 listener.wake()
+
+    @staticmethod
+    def _announce_upload(topic: _Topic, body: bytes) -> None:
+        event = streams.heard_upload_event(body)
+        heard = Item(event, encode(event).decode())
+        for listener in topic.listeners:
+            listener.upload_told(topic.name, heard)
 
     # --- once a second: is the connection alive, did a silent run end, how long is the queue
 

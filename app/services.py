@@ -11,7 +11,12 @@ from flask import current_app
 from app.counts import WebCounts
 from app.desk import Desk
 from app.markdown import Renderer
+from app.outside import outside
 from app.relay import Relay
+from reef.knowledge.flow import Flow
+from reef.knowledge.originals import Originals
+from reef.knowledge.progress import Progress
+from reef.knowledge.uploads import Limits, Uploads
 from reef.ledger import Ledger
 from reef.records.database import Database
 from reef.settings import Settings
@@ -37,10 +42,12 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     desk: Desk
     renderer: Renderer
     counts: WebCounts
+    uploads: Uploads
 
     def close(self) -> None:
         """Tell every client to come again and let go of the connections."""
         self.relay.close()
+        self.uploads.flow.progress.close()
 
 
 def build(settings: Settings) -> Services:
@@ -58,6 +65,7 @@ def build(settings: Settings) -> Services:
     )
     client = redis.Redis(connection_pool=pool)
     counts = WebCounts()
+    dispatcher = Dispatcher(settings, topology)
     return Services(
         settings=settings,
         topology=topology,
@@ -65,10 +73,24 @@ def build(settings: Settings) -> Services:
         ledger=ledger,
         redis=client,
         relay=Relay(settings.redis_url, client, ledger, topology, counts.reread),
-        desk=Desk(ledger, topology, client, Dispatcher(settings, topology), counts.turn),
+        desk=Desk(ledger, topology, client, dispatcher, counts.turn),
         renderer=Renderer(),
         counts=counts,
+        uploads=_uploads(settings, ledger, dispatcher, client),
     )
+
+
+def _uploads(settings: Settings, ledger: Ledger, dispatcher: Dispatcher, client: redis.Redis) -> Uploads:
+    originals = Originals(settings.data_dir, reserve_bytes=settings.disk_reserve_bytes, outside=outside)
+    progress = Progress(client, ledger.database)
+    flow = Flow(ledger, dispatcher.topology, originals, progress, dispatcher.send_or_leave)
+    limits = Limits(
+        file_bytes_max=settings.upload_file_bytes_max,
+        files_max=settings.upload_files_max,
+        upload_bytes_max=settings.upload_bytes_max,
+        reserve_bytes=settings.disk_reserve_bytes,
+    )
+    return Uploads(flow, limits)
 
 
 def services() -> Services:

@@ -11,11 +11,22 @@ from typing import NamedTuple
 import msgspec
 
 from app.desk import Accepted, Desk
-from app.listener import Item, Listener, item
+from app.items import Item, item
+from app.listener import Listener
 from app.refusals import Refusal, refusal_of
 from app.texts import refuse_nul
 from reef.contracts.events import Error, Resumed
-from reef.contracts.frames import ChatFrame, Frame, PingFrame, ResumeFrame, StopFrame, WatchFrame, decode_frame
+from reef.contracts.frames import (
+    ChatFrame,
+    Frame,
+    PingFrame,
+    ResumeFrame,
+    StopFrame,
+    SubscribeFrame,
+    UnsubscribeFrame,
+    WatchFrame,
+    decode_frame,
+)
 from reef.ledger import JobRecord, Ledger
 
 PONG = Item(None, '{"type":"pong"}')
@@ -54,6 +65,10 @@ class ClientSession:
                 self._resume(frame)
             case WatchFrame():
                 self._listener.watch(frame.session_id)
+            case SubscribeFrame():
+                self._listener.subscribe(frame.upload_id, frame.last_seq)
+            case UnsubscribeFrame():
+                self._listener.unsubscribe(frame.upload_id)
             case StopFrame():
                 self._desk.stop(frame.run_id)
             case PingFrame():

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 from flask import Response, request
 
-from app.listener import Closed, Hopeless, Item, Listener
+from app.items import Item
+from app.listener import Closed, Hopeless, Listener
 from app.refusals import RETRY_SOON_S, Refusal
 from app.services import Services
 from reef.contracts.events import FINAL
@@ -36,7 +37,7 @@ class EventStream:
                 if not told:
                     yield ": heartbeat\n\n"
                 for item in told:
-                    yield _lines(item)
+                    yield event_lines(item)
                     if isinstance(item.event, FINAL):
                         return
         except (Closed, Hopeless):
@@ -79,7 +80,8 @@ def resume_after(after: int) -> int:
     return int(given)
 
 
-def _lines(item: Item) -> str:
+def event_lines(item: Item) -> str:
+    """An item as a browser's EventSource reads it."""
     event = item.event
     if event is None:
         return ""

@@ -52,6 +52,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     """Request headers it reads, with what they mean."""
     errors: tuple[int, ...] = ()
+    upload: str = ""
+    """Media type of a body that the handler reads by itself as it comes, under limits of its own."""
     streamed: bool = False
     """Whether its 200 can also come as server-sent events."""
     tag: str = ""
@@ -67,7 +69,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         found = {401, 403, *self.errors}
         if self.path != "/healthz":
             found.add(503)
-        if self.body is not None:
+        if self.body is not None or self.upload:
             found |= {400, 413, 415}
         if self.query is not None or self.headers:
             found.add(400)

@@ -61,6 +61,13 @@ class Dispatcher:
         except (OperationalError, redis.RedisError, OSError) as error:
             raise BrokerDown(f"the broker did not take the job: {error}") from error
 
+    def send_or_leave(self, record: JobRecord, *, prefer: bool = False) -> None:
+        """Put a hint on its pool's queue; one that the broker does not take is left to the sweeper."""
+        try:
+            self.send(record, prefer=prefer)
+        except BrokerDown as error:
+            log.warning("job %s waits for the sweeper: %s", record.id, error)
+
     def _preferred(self, pool: Pool, session_id: str) -> str | None:
         raw: Any = self.redis.get(keys.affinity(session_id))
         if raw is None:

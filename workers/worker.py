@@ -104,14 +104,12 @@ class Worker:
         """Only in the pools that have a part in it: a chat worker that died must be back soon."""
         if self.pool.name not in KNOWLEDGE_POOLS:
             return None
-        from workers.knowledge import knowledge_context, make_flow, quiet_send
+        from workers.knowledge import knowledge_context, make_flow
 
         topology = load_topology(self.settings.queues_file, self.settings.model)
         dispatcher = Dispatcher(self.settings, topology, app)
         flow = make_flow(ledger, self.settings, dispatcher, self.client)
-        self.knowledge = knowledge_context(
-            flow, self.database, self.settings.chroma_url, quiet_send(dispatcher, prefer=True)
-        )
+        self.knowledge = knowledge_context(flow, self.database, self.settings.chroma_url, dispatcher)
         return self.knowledge
 
     def _note_affinity(self, session_id: str) -> None:

@@ -9,7 +9,8 @@ from flask import Response, request
 
 from app.api.shapes import AcceptedTurn, ChatRequest, MessageView, Reply
 from app.desk import Accepted
-from app.listener import Item, Listener, item
+from app.items import Item, item
+from app.listener import Listener
 from app.refusals import Refusal
 from app.services import Services
 from app.session import settled

@@ -5,8 +5,6 @@ A client that goes away stops its run, because nobody else can watch it.
 
 from __future__ import annotations
 
-import select
-import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,6 +27,7 @@ from app.api.openai_shapes import (
     ReplyMessage,
     TextPart,
 )
+from app.clients import client_gone
 from app.desk import Accepted
 from app.listener import Closed, Hopeless, Listener
 from app.refusals import Refusal, refusal_of
@@ -82,22 +81,6 @@ def complete(call: Call) -> Response | Completion:
     finally:
         run.abandon()
         watch.close()
-
-
-def client_gone(environ: dict[str, Any]) -> Callable[[], bool]:
-    """A look at the client's socket: readable without a byte means that it hung up."""
-    sock = environ.get("gunicorn.socket")
-
-    def gone() -> bool:
-        if sock is None:
-            return False
-        try:
-            readable, _, _ = select.select([sock], [], [], 0)
-            return bool(readable) and sock.recv(1, socket.MSG_PEEK) == b""
-        except (OSError, ValueError):
-            return True
-
-    return gone
 
 
 class _Gone(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.api import chat, openai, personas, runs, sessions, system
+from app.api.knowledge_routes import KNOWLEDGE_ROUTES
 from app.api.openai_shapes import Completion, CompletionRequest, Model, ModelList
 from app.api.shapes import (
     AcceptedTurn,
@@ -247,4 +248,5 @@ ROUTES: tuple[Route, ...] = (
         errors=(404, 422, 429, 502, 504),
         tag="openai",
     ),
+    *KNOWLEDGE_ROUTES,
 )

@@ -38,6 +38,19 @@ class WatchFrame(msgspec.Struct, frozen=True, tag_field="type", tag="watch", kw_
     session_id: Identifier
 
 
+class SubscribeFrame(msgspec.Struct, frozen=True, tag_field="type", tag="subscribe", kw_only=True):
+    """Be told how an upload stands and what happens in it, again after the last event this client saw."""
+
+    upload_id: Identifier
+    last_seq: Annotated[int, Meta(ge=0, le=2**53)] = 0
+
+
+class UnsubscribeFrame(msgspec.Struct, frozen=True, tag_field="type", tag="unsubscribe", kw_only=True):
+    """Be told nothing more of an upload."""
+
+    upload_id: Identifier
+
+
 class StopFrame(msgspec.Struct, frozen=True, tag_field="type", tag="stop", kw_only=True):
     """Stop a run; stopping one that has ended is no error."""
 
@@ -48,7 +61,7 @@ class PingFrame(msgspec.Struct, frozen=True, tag_field="type", tag="ping", kw_on
     """Ask for a pong."""
 
 
-Frame = ChatFrame | ResumeFrame | WatchFrame | StopFrame | PingFrame
+Frame = ChatFrame | ResumeFrame | WatchFrame | SubscribeFrame | UnsubscribeFrame | StopFrame | PingFrame
 
 _decoder: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
 

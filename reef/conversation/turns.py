@@ -7,7 +7,7 @@ import uuid
 import msgspec
 import sqlalchemy as sa
 
-from reef.contracts.jobs import ChatJob, CompletionJob, Grounding, GroundJob, Job
+from reef.contracts.jobs import ChatJob, Grounding, GroundJob, Job
 from reef.conversation import store
 from reef.knowledge.grounding import has_documents
 from reef.knowledge.visible import stores_of
@@ -116,8 +116,8 @@ class Turns:
             store.add_message(connection, prompt)
         return turn
 
-    def complete(self, job: CompletionJob) -> JobRecord:
-        """Accept a bare completion, as OpenAI clients ask for it. Raises PoolClosed and PoolFull."""
+    def complete(self, job: Job) -> JobRecord:
+        """Accept a job that belongs to no conversation. Raises PoolClosed and PoolFull."""
         with self.database.write() as connection:
             return self._submit(connection, self._new(job))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.listener import LIVE_MAX, Follower, Gap, follows, item
+from app.items import item
+from app.listener import LIVE_MAX, Follower, Gap, follows
 from reef import streams
 from reef.contracts.events import Done, Event, Restarted, Started, Stopped, Token, Usage
 

@@ -1,0 +1,67 @@
+"""Jobs that a request waits for: handed in, waited for, their result taken out of the ledger."""
+
+from __future__ import annotations
+
+import time
+from typing import TypeVar
+
+import msgspec
+from flask import request
+
+from app.clients import client_gone
+from app.listener import Listener
+from app.refusals import Refusal
+from app.services import Services
+from app.sse import EventStream, open_listener
+from reef.contracts.events import FINAL, Done, Error
+from reef.contracts.jobs import Job
+
+WAIT_MAX_S = 60.0
+"""Who waits longer for a search is told so; the job is taken back."""
+LOOK_S = 0.5
+T = TypeVar("T")
+
+
+def answer(services: Services, job: Job, kind: type[T]) -> T:
+    """The result of this job. Raises Refusal, PoolClosed, PoolFull, BrokerDown, BrokerAway."""
+    listener = open_listener(services)
+    watch = EventStream(services, listener)
+    run_id = ""
+    ended = False
+    try:
+        run_id = services.desk.complete(job).run.id
+        listener.follow(run_id)
+        _wait(listener, run_id)
+        ended = True
+        result = services.ledger.take_result(run_id)
+    finally:
+        watch.close()
+        if run_id and not ended:
+            services.desk.stop(run_id)
+    if result is None:
+        raise Refusal(502, "run_failed", "No answer", "The job ended without a result; ask again.", run_id=run_id)
+    return msgspec.json.decode(result, type=kind)
+
+
+def _wait(listener: Listener, run_id: str) -> None:
+    gone = client_gone(request.environ)
+    deadline = time.monotonic() + WAIT_MAX_S
+    while time.monotonic() < deadline:
+        told = listener.next(LOOK_S)
+        for one in told:
+            if isinstance(one.event, Error):
+                raise _failure(one.event, run_id)
+            if isinstance(one.event, Done):
+                return
+            if isinstance(one.event, FINAL):
+                raise Refusal(502, "run_failed", "No answer", "The job was stopped; ask again.", run_id=run_id)
+        if not told and gone():
+            raise Refusal(502, "run_failed", "No answer", "The client hung up.", run_id=run_id)
+    detail = f"The device did not get to it within {WAIT_MAX_S:.0f} s; try again later."
+    raise Refusal(504, "not_ready", "Not ready in time", detail, run_id=run_id)
+
+
+def _failure(error: Error, run_id: str) -> Refusal:
+    if error.code == "refused":
+        return Refusal(422, "refused", "Cannot be answered", error.message, run_id=run_id)
+    return Refusal(502, "run_failed", "No answer", error.message, run_id=run_id)
