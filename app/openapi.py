@@ -137,6 +137,10 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 
 
 def _header(name: str) -> dict[str, Any]:
+    if name == "Tus-Resumable":
+        return {"type": "string", "enum": ["1.0.0"]}
+    if name in ("Upload-Offset", "Upload-Length"):
+        return {"type": "string", "pattern": "^[0-9]{1,15}$"}
     if name == "Last-Event-ID":
         return {"type": "string", "pattern": "^[0-9]{1,15}$"}
     return {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9._:-]+$"}

@@ -7,6 +7,7 @@
 | reef:session:<id>         | channel | web                     | web           | live only                        |
 | reef:upload:<id>:events   | stream  | web, worker, sweeper    | web           | capped; UPLOAD_EVENTS_TTL_S      |
 | reef:upload:<id>          | channel | web, worker, sweeper    | web           | live only                        |
+| reef:upload:<id>:at       | hash    | web, worker, sweeper    | the same      | as the stream: a file's last word|
 | reef:upload:<id>:told     | string  | web, worker, sweeper    | the same      | UPLOAD_TOLD_MS: one telling each |
 | reef:stop                 | channel | web                     | every worker  | live only; the ledger has it too |
 | reef:nodes                | hash    | worker (heartbeat)      | web, cli      | a field is stale after NODE_TTL_S|
@@ -58,6 +59,11 @@ def upload_events(upload_id: str) -> str:
 def upload_channel(upload_id: str) -> str:
     """Channel on which an upload's events are announced as they happen."""
     return f"reef:upload:{upload_id}"
+
+
+def upload_at(upload_id: str) -> str:
+    """When each document of an upload was last told to have changed."""
+    return f"reef:upload:{upload_id}:at"
 
 
 def upload_told(upload_id: str) -> str:

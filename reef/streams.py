@@ -18,7 +18,7 @@ import msgspec
 import redis
 
 from reef import keys
-from reef.contracts.events import Event, RunEvent, UploadEvent, decode, decode_upload, encode
+from reef.contracts.events import DocumentChanged, Event, RunEvent, UploadEvent, decode, decode_upload, encode
 
 NUMBERS_PER_CLAIM = 1_000_000
 """More events than one attempt of a run can have."""
@@ -85,6 +85,12 @@ def queue_length(pipeline: redis.client.Pipeline, run_id: str) -> None:
 NUMBERS_PER_MS = 1000
 """An upload's event is numbered by the millisecond it came in and its place in it."""
 _APPEND_UPLOAD = """
+if ARGV[5] ~= '' then
+  local last = redis.call('HGET', KEYS[2], ARGV[5])
+  if last and tonumber(last) > tonumber(ARGV[6]) then return false end
+  redis.call('HSET', KEYS[2], ARGV[5], ARGV[6])
+  redis.call('EXPIRE', KEYS[2], ARGV[3])
+end
 local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'e', ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 redis.call('PUBLISH', ARGV[4], id .. ' ' .. ARGV[1])
@@ -95,8 +101,11 @@ return id
 def queue_upload_event(pipeline: redis.client.Pipeline, upload_id: str, event: UploadEvent) -> None:
     """Add the command that appends and announces an event of an upload (one reply)."""
     limits = (str(keys.UPLOAD_EVENTS_MAX), str(keys.UPLOAD_EVENTS_TTL_S))
-    stream, channel = keys.upload_events(upload_id), keys.upload_channel(upload_id)
-    pipeline.eval(_APPEND_UPLOAD, 1, stream, encode(event).decode(), *limits, channel)
+    names = (keys.upload_events(upload_id), keys.upload_at(upload_id))
+    # two processes may tell of one document in the wrong order; the older word is then left out
+    document = (event.document_id, repr(event.at)) if isinstance(event, DocumentChanged) else ("", "")
+    body, channel = encode(event).decode(), keys.upload_channel(upload_id)
+    pipeline.eval(_APPEND_UPLOAD, 2, *names, body, *limits, channel, *document)
 
 
 def heard_upload_event(announced: bytes) -> UploadEvent:

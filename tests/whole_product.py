@@ -27,6 +27,24 @@ pools:
     limits: {waiting_max: 64, deadline_s: 120, attempts_max: 3, lease_s: 5, hang_s: 10, tokens_max: 512, drain_s: 3}
 """
 
+KNOWLEDGE_QUEUES = (
+    SIMULATED_QUEUES
+    + """
+  embed:
+    queue: embed
+    devices: [simulated]
+    engine: simulated
+    streams: 4
+    limits: {deadline_s: 120, attempts_max: 3, lease_s: 5, hang_s: 10, drain_s: 2}
+  index:
+    queue: index
+    devices: [simulated]
+    engine: simulated
+    streams: 2
+    limits: {deadline_s: 120, attempts_max: 3, lease_s: 5, hang_s: 10, drain_s: 2}
+"""
+)
+
 
 class Reef:
     """The whole product, running: its address, its data, its processes."""

@@ -165,7 +165,7 @@ class SearchAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
     """OpenAI's request, as much of it as is served: texts, not tokens."""
 
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | list[str | int | list[int]]
     model: str
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Meta(ge=1, le=8192)] | None = None

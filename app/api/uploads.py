@@ -19,6 +19,7 @@ from app.api.knowledge_shapes import (
     UploadView,
 )
 from app.api.shapes import EventsQuery
+from app.items import Item
 from app.listener import Closed, Hopeless
 from app.multipart import ReceivedFile, receive_form
 from app.refusals import Refusal
@@ -34,6 +35,8 @@ from reef.knowledge.progress import measure
 from reef.knowledge.uploads import Upload
 
 ENDED = ("done", "cancelled")
+LINGER_S = 0.3
+"""An upload's end waits this long for the last changes of its files, which other processes tell."""
 
 
 def create(call: Call) -> Answer:
@@ -149,15 +152,20 @@ class _UploadStream:
 
     def __iter__(self) -> Iterator[str]:
         yield f"retry: {RETRY_MS}\n\n"
+        final: Item | None = None
         try:
             while True:
-                told = self._listener.next(HEARTBEAT_S)
+                told = self._listener.next(LINGER_S if final else HEARTBEAT_S)
                 if not told:
+                    if final:
+                        yield event_lines(final)
+                        return
                     yield ": heartbeat\n\n"
                 for item in told:
-                    yield event_lines(item)
-                    if isinstance(item.event, UploadProgress) and item.event.state in ENDED:
-                        return
+                    counts = item.event if isinstance(item.event, UploadProgress) else None
+                    final = item if counts and counts.state in ENDED else (None if counts else final)
+                    if final is not item:
+                        yield event_lines(item)
         except (Closed, Hopeless):
             return  # EventSource comes again by itself, with the last id it saw
 

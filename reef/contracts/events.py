@@ -162,6 +162,8 @@ class DocumentChanged(Event, frozen=True, kw_only=True, tag="document"):
     upload_id: str | None
     name: str
     state: str
+    at: float
+    """When it came into this state, in Unix seconds. Of one document, events never go back in time."""
     reason: str | None = None
     reason_code: str | None = None
     duplicate_of: str | None = None

@@ -19,7 +19,7 @@ from reef.records.tables import document_stores, documents, jobs
 
 IDS_AT_ONCE = 500
 ALIVE = ("queued", "parsing", "embedding", "indexing", "indexed")
-_CHANGE = [documents.c.id.label("document_id")] + [
+_CHANGE = [documents.c.id.label("document_id"), documents.c.state_at.label("at")] + [
     documents.c[name] for name in ("upload_id", "name", "state", "reason", "reason_code", "duplicate_of")
 ]
 

@@ -42,6 +42,7 @@ class Change(msgspec.Struct, frozen=True):
     upload_id: str | None
     name: str
     state: str
+    at: float
     reason: str | None = None
     reason_code: str | None = None
     duplicate_of: str | None = None

@@ -309,7 +309,7 @@ def _insert(
     )
     if kept is not None:
         return document_id, changes.admit(connection, document_id, now)
-    return document_id, [Change(document_id, upload.id, name, "receiving")]
+    return document_id, [Change(document_id, upload.id, name, "receiving", now)]
 
 
 def _upload(row: Any) -> Upload:
