@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -13,8 +14,14 @@ _MARKS = (
 )
 SAMPLE_BYTES = 256 * 1024
 """Of a file in an unknown encoding, this much is looked at."""
-ZEROS_SHARE = 0.3
-"""A share of zero bytes at even or odd places above this means UTF-16."""
+WESTERN = "cp1252"
+JAPANESE = ("cp932", "euc_jp")
+OTHERS = ("cp1250", "iso8859_2", "cp1251", "koi8_r", "cp866", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp874",
+          "gb18030", "big5", "cp949")  # fmt: skip
+"""What is told apart where the text is not UTF-8; rarer encodings only make guesses worse."""
+_ACCENTED = frozenset("àâäáãåæçèéêëìíîïñòóôöõøœùúûüßÀÂÄÁÃÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÖÕØŒÙÚÛÜ«»“”„‘’–—…¿¡°§€£ºª·©®×½\xa0")
+LOW_SHARE = 0.3
+"""A larger share of low bytes at even places alone, or at odd ones, means UTF-16."""
 
 
 def decode(data: bytes) -> tuple[str, str, str]:
@@ -39,12 +46,17 @@ def _wide(data: bytes) -> str:
     half = len(sample) // 2
     if half < 2 or len(sample.strip(b"\0")) == 0:
         return ""
-    even, odd = sample[0::2].count(0) / half, sample[1::2].count(0) / half
-    if odd > ZEROS_SHARE and even < ZEROS_SHARE / 10:
+    even, odd = low_bytes(sample[0::2]) / half, low_bytes(sample[1::2]) / half
+    if odd > LOW_SHARE and even < LOW_SHARE / 10:
         return "utf-16-le"
-    if even > ZEROS_SHARE and odd < ZEROS_SHARE / 10:
+    if even > LOW_SHARE and odd < LOW_SHARE / 10:
         return "utf-16-be"
     return ""
+
+
+def low_bytes(sample: bytes) -> int:
+    """Bytes below 9: no character has them, but they are the upper half of one in UTF-16 from Latin to Arabic."""
+    return len(sample) - len(sample.translate(None, bytes(range(9))))
 
 
 def _mostly_utf8(data: bytes, first_bad: int) -> bool:
@@ -52,15 +64,41 @@ def _mostly_utf8(data: bytes, first_bad: int) -> bool:
     text = sample.decode("utf-8", "replace")
     bad = text.count("�")
     good = sum(character > "\x7f" for character in text) - bad
-    return bad * 20 < good
+    # text in another encoding hardly ever makes a well-formed character of several bytes
+    return bad * 2 <= good
 
 
 def _guess(data: bytes) -> str:
     # imported where it is needed: most files are UTF-8
     from charset_normalizer import from_bytes
 
-    found = from_bytes(data[:SAMPLE_BYTES]).best()
-    return found.encoding if found else "windows-1252"
+    sample = data[:SAMPLE_BYTES]
+    if _is_western(sample):
+        return WESTERN
+    japanese = next((name for name in JAPANESE if _has_kana(sample, name)), "")
+    if japanese:
+        return japanese
+    best = from_bytes(sample, cp_isolation=list(OTHERS)).best()
+    return best.encoding if best else WESTERN
+
+
+def _is_western(sample: bytes) -> bool:
+    """French or Spanish: accented letters of the usual kind that stand alone. Detectors see Baltic or Czech in it."""
+    wide = [character for character in sample.decode(WESTERN, "replace") if character > "\x7f"]
+    usual = sum(character in _ACCENTED for character in wide)
+    pairs = len(re.findall(rb"[\xc0-\xff]{2}", sample))
+    return usual >= len(wide) * 0.97 and pairs <= len(wide) * 0.3
+
+
+def _has_kana(sample: bytes, encoding: str) -> bool:
+    """Japanese in its own encodings: read as any other it shows no kana, and detectors take it for Korean."""
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(sample)
+    except UnicodeDecodeError:
+        return False
+    wide = sum(character > "\x7f" for character in text)
+    kana = sum("\u3041" <= character <= "\u30fe" for character in text)
+    return kana * 10 > wide and kana > 2
 
 
 def _tolerant(data: bytes, encoding: str) -> tuple[str, str, str]:

@@ -110,5 +110,5 @@ def _said(text: str) -> Iterator[str]:
         if not words or not found:
             continue
         now = int(found[1] or 0) * 60 + int(found[2])
-        yield f"[{now // 60}:{now % 60:02}] {words}" if now != minute else words
+        yield f"[{now // 60}:{now % 60:02}:{found[3]}] {words}" if now != minute else words
         minute = now

@@ -61,10 +61,11 @@ def _bytes(path: Path, name: str, limits: ParseLimits) -> bytes:
         raise ParseFailed("lost", f"{name}: the file is gone. Send it again.") from None
     except OSError as error:
         raise ParseFailed("unsupported", f"{name}: no regular file ({error.strerror}).") from None
+    facts = os.fstat(handle)
+    if not stat.S_ISREG(facts.st_mode):
+        os.close(handle)
+        raise ParseFailed("unsupported", f"{name}: no regular file (a directory, pipe or device).")
     with open(handle, "rb") as file:
-        facts = os.fstat(handle)
-        if not stat.S_ISREG(facts.st_mode):
-            raise ParseFailed("unsupported", f"{name}: no regular file (a directory, pipe or device).")
         if facts.st_size == 0:
             raise ParseFailed("empty", f"{name}: the file is empty.")
         if facts.st_size > limits.file_bytes_max:

@@ -6,6 +6,8 @@ import re
 import zipfile
 from typing import BinaryIO
 
+from reef.knowledge.parsing.decode import low_bytes
+
 HEAD_BYTES = 8192
 TEXT = "some text"
 """Said of bytes that look like text of some kind; which kind only the name can tell."""
@@ -90,12 +92,11 @@ def looks_like_text(head: bytes) -> bool:
         return False
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return True
-    # UTF-16 of western text has a zero in every second place, text with a few stray ones still is text
-    odd, even = head[1::2].count(0), head[0::2].count(0)
-    zeros = min(odd, even) if max(odd, even) > len(head) * 0.15 else odd + even
-    others = sum(byte < 9 or 13 < byte < 32 for byte in head) - odd - even
-    others -= head.count(27)  # terminal colours in logs
-    return zeros <= len(head) * 0.05 and others <= len(head) * 0.02
+    # UTF-16 has low bytes in every second place, text with a few stray ones still is text
+    odd, even = low_bytes(head[1::2]), low_bytes(head[0::2])
+    low = min(odd, even) if max(odd, even) > len(head) * 0.15 else odd + even
+    others = sum(13 < byte < 32 for byte in head) - head.count(27)  # 27: terminal colours in logs
+    return low <= len(head) * 0.05 and others <= len(head) * (0.5 if low < max(odd, even) else 0.02)
 
 
 def _in_zip(file: BinaryIO) -> str:
