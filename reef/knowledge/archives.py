@@ -13,7 +13,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, NamedTuple
 
 import msgspec
@@ -173,7 +173,7 @@ def _is_link(member: zipfile.ZipInfo) -> bool:
 
 
 def _is_litter(name: str) -> bool:
-    parts = [part.lower() for part in PurePosixPath(name).parts]
+    parts = name.replace("\\", "/").lower().split("/")
     return any(part in _LITTER or (part.startswith(".") and part != "..") for part in parts)
 
 

@@ -52,6 +52,8 @@ class Chunker:
         self.sizes = sizes
         self._counter = counter
         self._window = sizes.window_tokens - counter.special
+        # the blank before the next window is a token to some models
+        self._room = self._window - 1
         self._characters_max = sizes.tokens_max * CHARACTERS_PER_TOKEN_MAX
 
     @classmethod
@@ -61,7 +63,7 @@ class Chunker:
 
     def cut(self, document: ParsedDocument) -> list[Chunk]:
         """The document's passages in their order."""
-        found = sections(document, self._counter, self._window)
+        found = sections(document, self._counter, self._room)
         heads = _heads(document)
         starts = [page.start for page in document.pages]
         chunks: list[Chunk] = []
@@ -157,9 +159,9 @@ class Chunker:
 
     def _windows(self, text: str, pieces: list[Piece]) -> tuple[tuple[int, int], ...]:
         """Spans within the passage, each read by the model as a whole."""
-        start, room = pieces[0].start, self._window
+        start, room = pieces[0].start, self._room
         spans = _even_spans(pieces, room)
-        # where sentences were cut inside, what was counted apart may be more tokens together
+        # what was counted apart may be more tokens together
         while any(piece.cut for piece in pieces) and room > 1:
             longest = max(self._counter.count([text[one:other] for one, other in spans]))
             if longest <= self._window:

@@ -25,7 +25,7 @@ class Piece(msgspec.Struct):
     tokens: int = 0
     parts: list[tuple[int, int, int]] = []
     cut: bool = False
-    """Whether it was cut inside a sentence, so that tokens of its parts may not add up exactly."""
+    """Whether it was cut inside a sentence, or blanks count: tokens of its parts may not add up exactly then."""
 
 
 class Section(msgspec.Struct):
@@ -41,8 +41,13 @@ def sections(document: ParsedDocument, counter: TokenCounter, part_tokens_max: i
     found = _sections(document)
     pieces = [piece for section in found for piece in section.pieces]
     text = document.text
-    for piece, tokens in zip(pieces, counter.count([text[one.start : one.end] for one in pieces]), strict=True):
+    ends = [one.end for one in pieces]
+    if counter.blanks_count and pieces:
+        ends = [*(one.start for one in pieces[1:]), len(text)]
+    counts = counter.count([text[one.start : end] for one, end in zip(pieces, ends, strict=True)])
+    for piece, tokens in zip(pieces, counts, strict=True):
         piece.tokens = tokens
+        piece.cut = counter.blanks_count
         long = piece.end - piece.start > WORD_CHARACTERS_MAX and LONG_WORD.search(text, piece.start, piece.end)
         if tokens <= part_tokens_max and not long:
             piece.parts = [(piece.start, piece.end, tokens)]

@@ -30,6 +30,9 @@ class TokenCounter:
         self._tokenizer = tokenizer
         self.special = tokenizer.num_special_tokens_to_add(False)
         """Tokens that the model sets around each text."""
+        together, apart = self.count(["a.\n\n   b"])[0], sum(self.count(["a.", "b"]))
+        self.blanks_count = together > apart
+        """Whether blanks between sentences are tokens too: not for BERT's kind, but for those that work on bytes."""
 
     @classmethod
     def from_file(cls, path: Path) -> TokenCounter:

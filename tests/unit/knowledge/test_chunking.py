@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from reef.knowledge.chunking import Chunker, ChunkSizes
 from reef.knowledge.chunking.sentences import sentences
 from reef.knowledge.chunking.tokens import TokenCounter
 from reef.knowledge.model import Block, Page, ParsedDocument
 from reef.knowledge.parsing.blocks import code_blocks, markdown_blocks, row_blocks
+from reef.knowledge.parsing.draft import clean
 
 SAMPLES = [
     "The reef is a ridge of rock and coral that lies close to the surface of the sea.",
@@ -42,11 +44,20 @@ def bert() -> Tokenizer:
 def unigram() -> Tokenizer:
     """A small SentencePiece-like tokenizer of the kind the multilingual E5 models have."""
     tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=["<s>", "</s>", "<unk>"], unk_token="<unk>")
     tokenizer.train_from_iterator(SAMPLES, trainer)
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", None, [("<s>", 0), ("</s>", 1)])
+    return tokenizer
+
+
+def byte_pairs() -> Tokenizer:
+    """A small tokenizer that works on bytes, blanks included."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(SAMPLES, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet))
     return tokenizer
 
 
@@ -55,14 +66,30 @@ WORDS = st.sampled_from(
     ["reef", "the", "depth", "Korallen", "рыб", "البحر", "珊瑚礁", "。", "?", "👨‍👩‍👧‍👦", "👍🏽", "e\u0301", "שלום", "x" * 150,
      "QUJD" * 400, "a;b;c(d)" * 60, "\u200b" * 120, "1.5", "e.g.", "Dr."]
 )  # fmt: skip
-GAPS = st.sampled_from([" ", "\n", "\n\n", ". ", "! ", "  ", "\t", "", " " * 300, "\n# Title\n\n", "\n```\n", "\n| a | b |\n|---|---|\n| c | d |\n"])
+GAPS = st.sampled_from(
+    [
+        " ",
+        "\n",
+        "\n\n",
+        ". ",
+        "! ",
+        "  ",
+        "\t",
+        "",
+        " " * 300,
+        "\n# Title\n\n",
+        "\n```\n",
+        "\n| a | b |\n|---|---|\n| c | d |\n",
+    ]
+)
 TEXTS = st.lists(st.tuples(WORDS, GAPS, st.integers(1, 60)), max_size=25).map(
     lambda parts: "".join((word + gap) * times for word, gap, times in parts)
 )
 
 
 def check(document: ParsedDocument, chunker: Chunker, counter: TokenCounter) -> None:
-    """Everything that holds for every document."""
+    """Everything that holds for every document that a reader made."""
+    assert document.text == clean(document.text)
     chunks = chunker.cut(document)
     assert chunks == chunker.cut(document)
     covered = [False] * len(document.text)
@@ -88,6 +115,7 @@ def check(document: ParsedDocument, chunker: Chunker, counter: TokenCounter) -> 
 @given(text=TEXTS, sizes=st.sampled_from([SIZES, SMALL]), shape=st.sampled_from(["markdown", "code", "rows", "text"]))
 def test_any_text_is_cut_within_its_limits(kind: str, text: str, sizes: ChunkSizes, shape: str) -> None:
     """Spans are exact, nothing but blanks is lost, no limit is passed, and twice cut is cut the same."""
+    text = clean(text)
     makers = {"markdown": markdown_blocks, "code": code_blocks, "rows": row_blocks, "text": lambda _: []}
     document = ParsedDocument(text=text, blocks=tuple(makers[shape](text)))
     check(document, Chunker(COUNTERS[kind], sizes), COUNTERS[kind])
@@ -98,15 +126,17 @@ def test_any_text_is_cut_within_its_limits(kind: str, text: str, sizes: ChunkSiz
 @given(text=st.text(max_size=3000))
 def test_any_characters_are_cut_within_their_limits(kind: str, text: str) -> None:
     """The same for whatever Unicode has."""
-    check(ParsedDocument(text=text), Chunker(COUNTERS[kind], SMALL), COUNTERS[kind])
+    check(ParsedDocument(text=clean(text)), Chunker(COUNTERS[kind], SMALL), COUNTERS[kind])
 
 
+@pytest.mark.parametrize("make", [bert, unigram, byte_pairs])
 @pytest.mark.parametrize("script", range(len(SAMPLES)))
-def test_long_texts_in_every_script(script: int) -> None:
-    """Passages come close to the target in any script, from the right as from the left."""
-    chunker = Chunker(COUNTERS["bert"], SIZES)
+def test_long_texts_in_every_script(script: int, make: Callable[[], Tokenizer]) -> None:
+    """Passages come close to the target in any script, from the right as from the left, with any kind of tokens."""
+    counter = TokenCounter(make())
+    chunker = Chunker(counter, SIZES)
     document = ParsedDocument(text=(SAMPLES[script] + "\n") * 400)
-    check(document, chunker, COUNTERS["bert"])
+    check(document, chunker, counter)
     chunks = chunker.cut(document)
     assert min(chunk.tokens for chunk in chunks[:-1]) > SIZES.tokens_target * 0.8
 
@@ -206,7 +236,13 @@ def test_a_tokenizer_file_is_enough(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"tokens_target": 100}, {"tokens_target": 4096}, {"tokens_max": 300}, {"overlap_tokens": 400}, {"window_tokens": 4}],
+    [
+        {"tokens_target": 100},
+        {"tokens_target": 4096},
+        {"tokens_max": 300},
+        {"overlap_tokens": 400},
+        {"window_tokens": 4},
+    ],
 )
 def test_sizes_that_contradict_one_another_are_refused(wrong: dict[str, int]) -> None:
     """The sentence says which."""
