@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import affinity, chat, flood, footprint, overhead, recovery
+from bench import affinity, chat, flood, footprint, overhead, passages, recovery
 from bench.machine import load_average, this_machine
 from bench.product import alone
 from bench.report import Report
@@ -17,6 +17,7 @@ BENCHES: dict[str, tuple[str, Callable[[Report], None]]] = {
     "affinity": ("Second turn with and without session affinity", affinity.run),
     "recovery": ("A killed worker and a stopped reply", recovery.run),
     "flood": ("Two hundred chats at once", flood.run),
+    "passages": ("Files to text, and text to passages", passages.run),
     "footprint": ("Memory, imports, and the time to get ready", footprint.run),
 }
 

@@ -251,6 +251,8 @@ DOCUMENTS = [
     Case(name="tides.epub", make=later(book), words=("chapterword1", "chapterword2"), headings=("Part 1",)),
     Case(name="cafe.rtf", make=put(RTF), words=("Café by the reef",), absent=("\\par",)),
     Case(name="shore.html", make=put(HTML), words=("visible & readable", "crab"), absent=("hidden", "color:red"), headings=("Shore",)),
+    Case(name="latin1.html", make=put("<html><head><meta charset='iso-8859-1'></head><body>déjà vu à l'été</body></html>".encode("latin-1")), words=("déjà vu à l'été",), encoding="iso-8859-1"),
+    Case(name="unmarked.html", make=put(("<html><body>" + "L'été était déjà là, près de l'hôtel. " * 3 + "</body></html>").encode("utf-16")), words=("L'été était déjà là",), language="fr"),
     Case(name="currents.tex", make=put(TEX), words=("flows", "north"), headings=("Currents",)),
     Case(name="tides.ipynb", make=put(NOTEBOOK), words=("markdownword", "depth = 12", "printedword")),
     Case(name="broken.ipynb", make=put('{"cells": [tru'), code="corrupt"),

@@ -12,6 +12,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_DECLARED = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?([A-Za-z0-9_-]{2,30})""")
+DECLARED_BYTES = 2048
 SAMPLE_BYTES = 256 * 1024
 """Of a file in an unknown encoding, this much is looked at."""
 WESTERN = "cp1252"
@@ -24,8 +26,11 @@ LOW_SHARE = 0.3
 """A larger share of low bytes at even places alone, or at odd ones, means UTF-16."""
 
 
-def decode(data: bytes) -> tuple[str, str, str]:
-    """Text, the encoding's name, and a warning where characters had to be replaced (else empty)."""
+def decode(data: bytes, declared: str = "") -> tuple[str, str, str]:
+    """Text, the encoding's name, and a warning where characters had to be replaced (else empty).
+
+    What a file declares of itself is believed only where it fits the bytes, and after UTF-8.
+    """
     for mark, name in _MARKS:
         if data.startswith(mark):
             return _tolerant(data[len(mark) if name == "utf-8" else 0 :], name)
@@ -38,7 +43,21 @@ def decode(data: bytes) -> tuple[str, str, str]:
         # one broken byte in a long UTF-8 file is damage, not another encoding
         if _mostly_utf8(data, error.start):
             return _tolerant(data, "utf-8")
-    return _tolerant(data, _guess(data))
+    return _tolerant(data, declared if _fits(data, declared) else _guess(data))
+
+
+def declared_encoding(data: bytes) -> str:
+    """What a web page or an XML file says about itself; empty where it says nothing."""
+    found = _DECLARED.search(data[:DECLARED_BYTES])
+    return found[1].decode("ascii").lower() if found else ""
+
+
+def _fits(data: bytes, encoding: str) -> bool:
+    try:
+        data.decode(encoding)
+    except (LookupError, UnicodeError):
+        return False
+    return bool(encoding)
 
 
 def _wide(data: bytes) -> str:

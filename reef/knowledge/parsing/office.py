@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from reef.knowledge.model import ParsedDocument
-from reef.knowledge.parsing.draft import Draft
+from reef.knowledge.parsing.decode import declared_encoding, decode
+from reef.knowledge.parsing.draft import Draft, clean
 from reef.knowledge.parsing.source import Source
 from reef.ports import ParseFailed
 
 if TYPE_CHECKING:
     from xberg import ExtractedDocument
 
+TEXTUAL = frozenset({"markup", "notebook", "drawing"})
 _SECRET = ("password", "encrypt")
 TABLE_CELLS_MAX = 2_000_000
 
@@ -58,8 +60,13 @@ _decode = msgspec.json.Decoder(_Node).decode
 
 def read_office(source: Source) -> ParsedDocument:
     """The document with its structure."""
-    found = extract(source.data, source.format.mime_type, source)
-    draft = source.draft()
+    data, encoding, draft = source.data, "", source.draft()
+    if source.format.family in TEXTUAL:
+        # the library takes all text for UTF-8
+        text, encoding, warning = decode(data, declared_encoding(data))
+        data = clean(text).encode()
+        draft.warnings += [warning] if warning else []
+    found = extract(data, source.format.mime_type, source)
     draft.title = found.metadata.title or ""
     nodes = list(found.document.nodes) if found.document else []
     numbered = source.format.pages
@@ -68,11 +75,11 @@ def read_office(source: Source) -> ParsedDocument:
         if page:
             draft.page(page)
         _add(draft, _decode(str(node.content)), heads=source.format.family != "drawing")
-    document = draft.finish(mime_type=source.format.mime_type)
+    document = draft.finish(mime_type=source.format.mime_type, encoding=encoding)
     if document.text or not found.content.strip():
         return document
     draft.add(found.content)
-    return draft.finish(mime_type=source.format.mime_type)
+    return draft.finish(mime_type=source.format.mime_type, encoding=encoding)
 
 
 def extract(data: bytes, mime_type: str, source: Source) -> ExtractedDocument:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,8 @@ def byte_pairs() -> Tokenizer:
 
 COUNTERS = {"bert": TokenCounter(bert()), "unigram": TokenCounter(unigram())}
 WORDS = st.sampled_from(
-    ["reef", "the", "depth", "Korallen", "рыб", "البحر", "珊瑚礁", "。", "?", "👨‍👩‍👧‍👦", "👍🏽", "e\u0301", "שלום", "x" * 150,
-     "QUJD" * 400, "a;b;c(d)" * 60, "\u200b" * 120, "1.5", "e.g.", "Dr."]
+    ["reef", "the", "depth", "Korallen", "рыб", "البحر", "珊瑚礁", "。", "?", "👨‍👩‍👧‍👦", "👍🏽", "e\u0301", "שלום",
+     "x" * 150, "QUJD" * 400, "a;b;c(d)" * 60, "\u200b" * 120, "1.5", "e.g.", "Dr."]
 )  # fmt: skip
 GAPS = st.sampled_from(
     [
@@ -101,13 +102,13 @@ def check(document: ParsedDocument, chunker: Chunker, counter: TokenCounter) -> 
         covered[chunk.start : chunk.end] = [True] * len(chunk.text)
         assert chunk.windows[0][0] == 0
         assert chunk.windows[-1][1] == len(chunk.text)
-        assert all(one[1] == other[0] for one, other in zip(chunk.windows, chunk.windows[1:], strict=False))
+        assert all(one[1] == other[0] for one, other in pairwise(chunk.windows))
         windows += [chunk.text[start:end] for start, end in chunk.windows]
     assert all(seen or character.isspace() for seen, character in zip(covered, document.text, strict=True))
     assert all(count <= chunker.sizes.window_tokens - counter.special for count in counter.count(windows))
     assert all(count <= chunker.sizes.tokens_max for count in counter.count([chunk.text for chunk in chunks]))
     assert all(chunk.tokens <= chunker.sizes.tokens_max for chunk in chunks)
-    assert all(one.start < other.start and one.end < other.end for one, other in zip(chunks, chunks[1:], strict=False))
+    assert all(one.start < other.start and one.end < other.end for one, other in pairwise(chunks))
 
 
 @pytest.mark.parametrize("kind", COUNTERS)
@@ -177,7 +178,7 @@ def test_cut_sections_overlap_by_whole_sentences() -> None:
     text = " ".join(f"Sentence number {n} is about the reef and its fish." for n in range(200))
     chunker = Chunker(COUNTERS["bert"], SIZES)
     chunks = chunker.cut(ParsedDocument(text=text))
-    for one, other in zip(chunks, chunks[1:], strict=False):
+    for one, other in pairwise(chunks):
         repeated = text[other.start : one.end]
         assert repeated.startswith("Sentence number")
         assert repeated.endswith(".")
