@@ -8,7 +8,7 @@ prompts nor personas' rights beyond the stores it is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -30,14 +30,19 @@ Vector = NDArray[np.float32]
 
 FUSION_K = 60
 """Of reciprocal rank fusion: how little the first places differ."""
-CANDIDATES_MIN = 40
-CANDIDATES_PER_RESULT = 5
+CANDIDATES_MIN = 20
+CANDIDATES_PER_RESULT = 2
+"""Of each index. Far more would let what is middling in both push out what is first in one."""
+WINDOWS_PER_CANDIDATE = 3
+"""A chunk has several windows, and the index may still have some that are visible no more."""
 EXACT_WINDOWS_MAX = 5_000
 """A filter that leaves no more windows is answered from the records, exactly: an index with a filter is slower."""
-SIMILARITY_MIN = 0.25
+SIMILARITY_MIN = 0.18
 """Cosine below which a passage has nothing to do with the question; see docs/performance.md for how it was chosen."""
 RELEVANCE_SHARE = 0.8
-"""Of relevance in the choice of the next passage; the rest goes to being different from those chosen already."""
+"""Of relevance in the choice of the next passage; the rest goes to not repeating those chosen already."""
+REPETITION_FROM = 0.8
+"""Cosine of two passages from which one begins to repeat the other; passages of one subject are below it."""
 OVERLAP_SHARE_MAX = 0.5
 """Two passages of one document that share more of the shorter one are one passage."""
 
@@ -48,13 +53,15 @@ class _Found(msgspec.Struct):
     chunk_id: int
     by_vector: int | None = None
     by_text: int | None = None
+    complete: bool = False
+    """It has every word of the question: as good as a first place, and what makes a name or a code be found."""
     similarity: float | None = None
     vector: Vector | None = None
 
     @property
     def score(self) -> float:
-        places = [place for place in (self.by_vector, self.by_text) if place is not None]
-        return sum(1.0 / (FUSION_K + place) for place in places) * (FUSION_K + 1) / 2
+        places = (self.by_vector, self.by_text, 1 if self.complete else None)
+        return sum(1.0 / (FUSION_K + place) for place in places if place is not None) * (FUSION_K + 1) / len(places)
 
 
 class Retriever:
@@ -84,24 +91,29 @@ class Retriever:
         found: dict[int, _Found] = {}
         vector = None if mode == "text" else np.asarray(self._embed(question), dtype="<f4")
         # outside of any connection: a slow vector store must not hold one
-        near = [] if vector is None or filters.given else self._vectors.query(stores, vector.tobytes(), asked)
+        deep = WINDOWS_PER_CANDIDATE * asked
+        near = [] if vector is None or filters.given else self._vectors.query(stores, vector.tobytes(), deep)
         with self._database.read() as connection:
             if vector is not None:
                 if filters.given:
-                    near = self._near_filtered(connection, stores, vector, asked, filters)
-                for place, chunk_id in enumerate(_best_chunks(connection, stores, near, filters), start=1):
+                    near = self._near_filtered(connection, stores, vector, deep, filters)
+                for place, chunk_id in enumerate(_best_chunks(connection, stores, near, filters)[:asked], start=1):
                     found[chunk_id] = _Found(chunk_id, by_vector=place)
             if mode != "vector":
                 hits = fulltext.search(connection, stores, question, asked, filters)
                 for place, (chunk_id, _) in enumerate(hits, start=1):
                     found.setdefault(chunk_id, _Found(chunk_id)).by_text = place
-            ranked = sorted(found.values(), key=lambda one: (-one.score, one.chunk_id))[:asked]
             if vector is not None:
-                _compare(connection, ranked, vector)
-            passages = _passages(connection, ranked)
-        if vector is not None:
-            passages = [one for one in passages if _relevant(one, question, similarity_min)]
-        vectors_of = {one.chunk_id: one.vector for one in ranked if one.vector is not None}
+                _compare(connection, found, vector)
+            rows = _rows(connection, found)
+        if mode != "vector":
+            _find_complete(rows, found, question)
+        passages = [
+            _passage(rows[one.chunk_id], one)
+            for one in sorted(found.values(), key=lambda one: (-one.score, one.chunk_id))
+            if one.chunk_id in rows and (vector is None or _relevant(one, similarity_min))
+        ]
+        vectors_of = {one.chunk_id: one.vector for one in found.values() if one.vector is not None}
         return _diverse(_without_overlaps(passages), vectors_of, k)
 
     def _near_filtered(
@@ -148,12 +160,11 @@ def _best_chunks(
     return list(dict.fromkeys(chunk_of[window_id] for window_id, _ in near if window_id in chunk_of))
 
 
-def _compare(connection: sa.Connection, ranked: Sequence[_Found], vector: Vector) -> None:
+def _compare(connection: sa.Connection, found: dict[int, _Found], vector: Vector) -> None:
     """Give every candidate the vector of its best window and the cosine, exactly, from the records."""
-    by_id = {one.chunk_id: one for one in ranked}
     rows = connection.execute(
         sa.select(windows.c.chunk_id, windows.c.vector).where(
-            windows.c.chunk_id.in_(list(by_id)), windows.c.vector.is_not(None)
+            windows.c.chunk_id.in_(list(found)), windows.c.vector.is_not(None)
         )
     )
     for chunk_id, raw in rows:
@@ -161,19 +172,26 @@ def _compare(connection: sa.Connection, ranked: Sequence[_Found], vector: Vector
         if window.shape != vector.shape:
             continue  # another model made it: the checker has its document embedded again
         similarity = float(window @ vector)
-        one = by_id[chunk_id]
+        one = found[chunk_id]
         if one.similarity is None or similarity > one.similarity:
             one.similarity, one.vector = similarity, window
 
 
-def _passages(connection: sa.Connection, ranked: Sequence[_Found]) -> list[Passage]:
+def _rows(connection: sa.Connection, found: Iterable[int]) -> dict[int, sa.RowMapping]:
     rows = connection.execute(
         sa.select(chunks, documents.c.name, documents.c.title)
         .join(documents, documents.c.id == chunks.c.document_id)
-        .where(chunks.c.id.in_([one.chunk_id for one in ranked]))
+        .where(chunks.c.id.in_(list(found)))
     ).mappings()
-    by_id = {row["id"]: row for row in rows}
-    return [_passage(by_id[one.chunk_id], one) for one in ranked if one.chunk_id in by_id]
+    return {row["id"]: row for row in rows}
+
+
+def _find_complete(rows: dict[int, sa.RowMapping], found: dict[int, _Found], question: str) -> None:
+    """Note which of the candidates have every word of the question, in their text or in the headings above it."""
+    words = question_words(question)
+    for chunk_id, row in rows.items():
+        here = f"{row['headings']}\n{row['text']}\n{row['words']}".lower()
+        found[chunk_id].complete = bool(words) and all(any(form in here for form in word.forms) for word in words)
 
 
 def _passage(row: sa.RowMapping, one: _Found) -> Passage:
@@ -201,20 +219,18 @@ def _why(one: _Found) -> str:
         ways.append(f"no. {one.by_vector} by meaning")
     if one.by_text is not None:
         ways.append(f"no. {one.by_text} by words")
+    if one.complete:
+        ways.append("has every word")
     return ", ".join(ways)
 
 
-def _relevant(passage: Passage, question: str, similarity_min: float) -> bool:
+def _relevant(one: _Found, similarity_min: float) -> bool:
     """Near enough in meaning; or it has every word of the question, as a passage with a name or a code has."""
-    if passage.similarity is not None and passage.similarity >= similarity_min:
-        return True
-    words = question_words(question)
-    here = "\n".join((*passage.headings, passage.text)).lower()
-    return bool(words) and all(any(form in here for form in word.forms) for word in words)
+    return one.complete or (one.similarity is not None and one.similarity >= similarity_min)
 
 
 def _without_overlaps(passages: Sequence[Passage]) -> list[Passage]:
-    """Chunks overlap; of two that are mostly the same text, the better one stays."""
+    """Chunks overlap, and documents are copied; of two that are mostly the same text, the better one stays."""
     kept: list[Passage] = []
     for passage in passages:
         if not any(_overlap(passage, other) > OVERLAP_SHARE_MAX for other in kept):
@@ -223,6 +239,8 @@ def _without_overlaps(passages: Sequence[Passage]) -> list[Passage]:
 
 
 def _overlap(one: Passage, other: Passage) -> float:
+    if one.text == other.text:
+        return 1.0
     if one.document_id != other.document_id:
         return 0.0
     shared = min(one.end, other.end) - max(one.start, other.start)
@@ -233,11 +251,11 @@ def _diverse(passages: Sequence[Passage], vectors_of: dict[int, Vector], k: int)
     """Choose one after the other, each by its score and by how little it repeats the ones before it."""
     left, chosen = list(passages), list[Passage]()
     top = max((passage.score for passage in left), default=1.0)
-    closest = dict.fromkeys((passage.chunk_id for passage in left), 0.0)
+    repeated = dict.fromkeys((passage.chunk_id for passage in left), 0.0)
     while left and len(chosen) < k:
         best = max(
             left,
-            key=lambda one: RELEVANCE_SHARE * one.score / top - (1 - RELEVANCE_SHARE) * closest[one.chunk_id],
+            key=lambda one: RELEVANCE_SHARE * one.score / top - (1 - RELEVANCE_SHARE) * repeated[one.chunk_id],
         )
         left.remove(best)
         chosen.append(best)
@@ -245,5 +263,6 @@ def _diverse(passages: Sequence[Passage], vectors_of: dict[int, Vector], k: int)
         for one in left:
             own = vectors_of.get(one.chunk_id)
             if newest is not None and own is not None:
-                closest[one.chunk_id] = max(closest[one.chunk_id], float(own @ newest))
+                repeats = (float(own @ newest) - REPETITION_FROM) / (1 - REPETITION_FROM)
+                repeated[one.chunk_id] = max(repeated[one.chunk_id], repeats)
     return chosen
