@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import affinity, chat, flood, footprint, overhead, passages, recovery
+from bench import affinity, chat, flood, footprint, knowledge_search, overhead, passages, recovery
 from bench.machine import load_average, this_machine
 from bench.product import alone
 from bench.report import Report
@@ -18,6 +18,7 @@ BENCHES: dict[str, tuple[str, Callable[[Report], None]]] = {
     "recovery": ("A killed worker and a stopped reply", recovery.run),
     "flood": ("Two hundred chats at once", flood.run),
     "passages": ("Files to text, and text to passages", passages.run),
+    "knowledge_search": ("Searching twenty and a hundred thousand passages", knowledge_search.run),
     "footprint": ("Memory, imports, and the time to get ready", footprint.run),
 }
 

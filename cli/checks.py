@@ -220,7 +220,7 @@ def _vectors(settings: Settings) -> Check:
             return Check("vectors", "bad", f"{shown} does not answer: {silent}", "Check host and port, or unset it.")
         return Check("vectors", "good", f"{shown} answers")
     if not needs_vectors(read_topology(settings)):
-        return Check("vectors", "good", "not needed: no pool has a device for documents")
+        return Check("vectors", "good", "not needed: neither pool embed nor index has a device here")
     if not vector_server.installed():
         advice = "Reinstall the packages (make install), or set REEF_CHROMA_URL to a server elsewhere."
         return Check("vectors", "bad", "Chroma is not installed for this machine", advice)

@@ -42,7 +42,7 @@ BROKER_STARTS_MAX = 3
 VECTORS_READY_S = 15.0
 """The start goes on without the vector store after this time; it may still come."""
 KNOWLEDGE_POOLS = ("embed", "index")
-"""Where one of these has a device, documents can be read, and a vector store is needed."""
+"""Where one of these has a device on this machine, documents are read here, and a vector store is needed."""
 CRASHES_MIN = 2
 """Restarts after which a worker that never reported counts as unable to start."""
 READY_POLL_S = 0.1
@@ -69,8 +69,8 @@ def local_devices(topology: Topology) -> list[tuple[Pool, Device]]:
 
 
 def needs_vectors(topology: Topology) -> bool:
-    """Whether this reef can read documents."""
-    return any(name in topology.pools and topology.pools[name].devices for name in KNOWLEDGE_POOLS)
+    """Whether this machine reads documents. A worker elsewhere could not reach a server on our loopback anyway."""
+    return any(pool.name in KNOWLEDGE_POOLS for pool, _ in local_devices(topology))
 
 
 def read_topology(settings: Settings) -> Topology:

@@ -32,7 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str = ""
     """Empty: SQLite in the data directory."""
     chroma_url: str = ""
-    """Empty: `coral-reef up` starts Chroma where a pool has a device for documents, and hands its URL on."""
+    """Empty: `coral-reef up` starts Chroma where the pool embed or index has a device, and hands on its URL."""
     queues_file: Path = Path("queues.yaml")
     model: str = ""
     """Overrides the model of the chat pool: a catalogue name or a path to a .gguf file."""
