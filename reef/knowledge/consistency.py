@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 import sqlalchemy as sa
 
-from reef.knowledge.indexing import WindowRow, put_rows, window_rows
+from reef.knowledge.indexing import WindowRow, document_rows, put_rows
 from reef.knowledge.model import SHARED_STORE
 from reef.knowledge.vectors import BATCH_MAX, VectorIndex
-from reef.knowledge.visible import visible
+from reef.knowledge.visible import owners
 from reef.records.database import Database
 from reef.records.tables import chunks, document_stores, documents, personas, windows
 
 log = logging.getLogger(__name__)
+
+DOCUMENTS_IN_PAGE = 500
 
 Note = Callable[[str], None]
 
@@ -97,14 +99,34 @@ def _stores(database: Database) -> set[str]:
 
 
 def _visible_rows(database: Database, store: str) -> Iterator[list[WindowRow]]:
-    after = 0
+    """The windows that the store's collection should have, about BATCH_MAX at once."""
+    collected: list[WindowRow] = []
+    for document_id in _visible_documents(database, store):
+        for rows in document_rows(database, document_id):
+            collected += rows
+            if len(collected) >= BATCH_MAX:
+                yield collected
+                collected = []
+    if collected:
+        yield collected
+
+
+def _visible_documents(database: Database, store: str) -> Iterator[str]:
+    after = ""
     while True:
+        query = (
+            sa.select(documents.c.id)
+            .join(document_stores, document_stores.c.document_id == documents.c.id)
+            .where(document_stores.c.store == store, documents.c.state == "indexed", documents.c.id > after)
+            .order_by(documents.c.id)
+            .limit(DOCUMENTS_IN_PAGE)
+        )
         with database.read() as connection:
-            rows = window_rows(connection, visible([store]), after)
-        if not rows:
+            ids = list(connection.execute(query).scalars())
+        if not ids:
             return
-        yield rows
-        after = rows[-1].id
+        yield from ids
+        after = ids[-1]
 
 
 def _find_missing(database: Database, vectors: VectorIndex, store: str, found: Differences, *, repair: bool) -> None:
@@ -134,19 +156,9 @@ def _find_extra(database: Database, vectors: VectorIndex, store: str, found: Dif
 
 def _belonging(database: Database, store: str, window_ids: Sequence[int]) -> set[int]:
     """Those of the windows that may be in the store's collection."""
-    query = (
-        sa.select(windows.c.id)
-        .join(chunks, chunks.c.id == windows.c.chunk_id)
-        .join(documents, documents.c.id == chunks.c.document_id)
-        .join(document_stores, document_stores.c.document_id == documents.c.id)
-        .where(
-            windows.c.id.in_(list(window_ids)),
-            document_stores.c.store == store,
-            documents.c.state.in_(("indexed", "indexing")),
-        )
-    )
+    belongs = sa.exists().where(document_stores.c.document_id == documents.c.id, document_stores.c.store == store)
     with database.read() as connection:
-        return set(connection.execute(query).scalars())
+        return set(owners(connection, window_ids, sa.and_(documents.c.state.in_(("indexed", "indexing")), belongs)))
 
 
 def _unembedded(database: Database, model: str, *, repair: bool) -> int:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from reef.knowledge import fulltext
 from reef.knowledge.chroma import Where
 from reef.knowledge.model import Passage
-from reef.knowledge.vectors import QUERY_K_MAX, Vectors
-from reef.knowledge.visible import NO_FILTERS, Filters, visible
+from reef.knowledge.vectors import QUERY_K_MAX, VectorIndex
+from reef.knowledge.visible import NO_FILTERS, Filters, owners, visible
 from reef.records.database import Database
 from reef.records.tables import chunks, documents, windows
 from reef.records.words import question_words
@@ -67,7 +67,7 @@ class _Found(msgspec.Struct):
 class Retriever:
     """Finds passages in the stores of one reef. Thread-safe as far as `embed` is."""
 
-    def __init__(self, database: Database, vectors: Vectors, embed: Callable[[str], Vector]) -> None:
+    def __init__(self, database: Database, vectors: VectorIndex, embed: Callable[[str], Vector]) -> None:
         """`embed` gives the normalised vector of a question, by the model that made the documents' vectors."""
         self._database = database
         self._vectors = vectors
@@ -150,14 +150,8 @@ def _best_chunks(
     """The visible chunks of these windows, each once, by its best window."""
     if not near:
         return []
-    rows = connection.execute(
-        sa.select(windows.c.id, windows.c.chunk_id)
-        .join(chunks, chunks.c.id == windows.c.chunk_id)
-        .join(documents, documents.c.id == chunks.c.document_id)
-        .where(windows.c.id.in_([window_id for window_id, _ in near]), visible(stores, filters))
-    )
-    chunk_of = {int(row[0]): int(row[1]) for row in rows}
-    return list(dict.fromkeys(chunk_of[window_id] for window_id, _ in near if window_id in chunk_of))
+    owner = owners(connection, [window_id for window_id, _ in near], visible(stores, filters))
+    return list(dict.fromkeys(owner[window_id][0] for window_id, _ in near if window_id in owner))
 
 
 def _compare(connection: sa.Connection, found: dict[int, _Found], vector: Vector) -> None:
