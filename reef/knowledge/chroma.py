@@ -82,8 +82,12 @@ class _Failure(msgspec.Struct, frozen=True):
 class ChromaClient:
     """A connection pool to one Chroma server. Thread-safe; nothing connects before the first call."""
 
-    def __init__(self, url: str) -> None:
-        """`url` may carry a user and password for a server behind a proxy."""
+    def __init__(self, url: str, *, patient: bool = True) -> None:
+        """`url` may carry a user and password for a server behind a proxy.
+
+        `patient`: writes wait out a restart of the server; not where a person waits for the answer.
+        """
+        self._write_tries_max = WRITE_TRIES_MAX if patient else READ_TRIES_MAX
         self._base = f"/api/v2/tenants/{TENANT}/databases/{DATABASE}"
         self._http = httpx.Client(
             base_url=url.rstrip("/"),
@@ -163,7 +167,7 @@ class ChromaClient:
         return self._ask(method, path, body, kind, READ_TIMEOUT_S, READ_TRIES_MAX)
 
     def _write(self, method: str, path: str, body: Any, kind: type[T]) -> T:
-        return self._ask(method, path, body, kind, WRITE_TIMEOUT_S, WRITE_TRIES_MAX)
+        return self._ask(method, path, body, kind, WRITE_TIMEOUT_S, self._write_tries_max)
 
     def _ask(self, method: str, path: str, body: Any, kind: type[T], timeout_s: float, tries_max: int) -> T:
         content = None if body is None else msgspec.json.encode(body)

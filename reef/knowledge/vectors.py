@@ -66,8 +66,9 @@ class VectorIndex:
     another length than those that are there: another model made them).
     """
 
-    def __init__(self, url: str) -> None:
-        self._client = ChromaClient(url)
+    def __init__(self, url: str, *, patient: bool = True) -> None:
+        """`patient`: writes wait out a restart of the server (some 8 s); a web request should not."""
+        self._client = ChromaClient(url, patient=patient)
         self._ids: dict[str, str] = {}
         self._lock = threading.Lock()
 

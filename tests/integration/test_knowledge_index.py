@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from knowledge_library import add_document, hashed, state_of, window_ids
 from services import ChromaServer
 
-from reef.knowledge import chroma, consistency
+from reef.knowledge import consistency
 from reef.knowledge.consistency import Differences, compare, rebuild
 from reef.knowledge.indexing import LostClaim, assign, clear_replaced, forget, index_pending
 from reef.knowledge.vectors import VectorIndex, VectorsRefused, VectorStoreDown, collection_name
@@ -30,9 +30,17 @@ def database(any_database: Database) -> Database:
 
 
 @pytest.fixture
+def patient_vectors(own_chroma: ChromaServer) -> Iterator[VectorIndex]:
+    """The index as the worker that writes has it: it waits out a restart."""
+    index = VectorIndex(own_chroma.url)
+    yield index
+    index.close()
+
+
+@pytest.fixture
 def own_vectors(own_chroma: ChromaServer) -> Iterator[VectorIndex]:
     """The index on a server that may be killed."""
-    index = VectorIndex(own_chroma.url)
+    index = VectorIndex(own_chroma.url, patient=False)
     yield index
     index.close()
 
@@ -258,10 +266,9 @@ def test_everything_is_made_anew_from_the_records(database: Database, vectors: V
 
 
 def test_a_silent_store_is_told_within_seconds(
-    database: Database, own_chroma: ChromaServer, own_vectors: VectorIndex, monkeypatch: pytest.MonkeyPatch
+    database: Database, own_chroma: ChromaServer, own_vectors: VectorIndex
 ) -> None:
     """Without its server a question fails in words; forgetting works, and the checker finds what is left."""
-    monkeypatch.setattr(chroma, "WRITE_TRIES_MAX", 2)
     document_id = add_document(database, ["lost"])
     index_pending(database, own_vectors, 10)
     own_chroma.stop(signal.SIGKILL)
@@ -279,10 +286,9 @@ def test_a_silent_store_is_told_within_seconds(
 
 
 def test_replaced_documents_are_cleared_until_it_is_done(
-    database: Database, own_chroma: ChromaServer, own_vectors: VectorIndex, monkeypatch: pytest.MonkeyPatch
+    database: Database, own_chroma: ChromaServer, own_vectors: VectorIndex
 ) -> None:
     """A crash after the replacement leaves the removal to the next round."""
-    monkeypatch.setattr(chroma, "WRITE_TRIES_MAX", 2)
     old = add_document(database, ["v1"], name="plan.md")
     index_pending(database, own_vectors, 10)
     with database.write() as connection:
@@ -296,7 +302,7 @@ def test_replaced_documents_are_cleared_until_it_is_done(
     assert (own_vectors.count("shared"), window_ids(database, old)) == (0, [])
 
 
-def test_chroma_killed_in_mid_write(database: Database, own_chroma: ChromaServer, own_vectors: VectorIndex) -> None:
+def test_chroma_killed_in_mid_write(database: Database, own_chroma: ChromaServer, patient_vectors: VectorIndex) -> None:
     """kill -9 while documents are being stored: the writer waits out the restart, and nothing is lost or doubled."""
     ids = [add_document(database, [f"shell{n} part{part}" for part in range(5)]) for n in range(60)]
     stored = threading.Event()
@@ -308,7 +314,7 @@ def test_chroma_killed_in_mid_write(database: Database, own_chroma: ChromaServer
             return True
 
         try:
-            while index_pending(database, own_vectors, 3, guard=shown).documents:
+            while index_pending(database, patient_vectors, 3, guard=shown).documents:
                 pass
         except BaseException as error:
             failures.append(error)
@@ -323,7 +329,7 @@ def test_chroma_killed_in_mid_write(database: Database, own_chroma: ChromaServer
     writer.join(60)
     assert failures == []
     assert {state_of(database, document_id) for document_id in ids} == {"indexed"}
-    seen = compare(database, own_vectors, repair=True)
+    seen = compare(database, patient_vectors, repair=True)
     assert (seen.missing, seen.extra) == (0, 0), "an acknowledged entry was lost"
     for n in (0, 30, 59):
-        assert found(own_vectors, "shared", f"shell{n} part4", 1) == [window_ids(database, ids[n])[4]]
+        assert found(patient_vectors, "shared", f"shell{n} part4", 1) == [window_ids(database, ids[n])[4]]
