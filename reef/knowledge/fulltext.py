@@ -20,6 +20,9 @@ DEPTH_FIRST = 200
 """The best so many hits of the whole index are looked at; most stores find enough of their own among them."""
 DEPTH_GROWTH = 10
 DEPTH_MAX = 200_000
+HITS_MAX = 5_000
+"""Of a question in a large library: its frequent words are left out once the rarer ones have so many hits. They would
+hardly change the order, and each hit must be ranked."""
 _POSTGRESQL_CUT = str.maketrans(dict.fromkeys("./-_:@&+", " "))
 
 _rows = sa.table(FULL_TEXT_TABLE, sa.column("rowid"), sa.column("rank"), sa.column(FULL_TEXT_TABLE))
@@ -36,7 +39,7 @@ def search(
     if not words:
         return []
     if connection.dialect.name == "sqlite":
-        return _search_sqlite(connection, stores, _match(words), k, filters)
+        return _search_sqlite(connection, stores, _match(_rare(connection, words)), k, filters)
     return _search_postgresql(connection, stores, words, k, filters)
 
 
@@ -45,6 +48,25 @@ def _match(words: Sequence[Word]) -> str:
     return " OR ".join(
         '"' + form.replace('"', '""') + '"' + ("*" if word.prefix else "") for word in words for form in word.forms
     )
+
+
+def _rare(connection: sa.Connection, words: Sequence[Word]) -> list[Word]:
+    """The rarest words, as many as have HITS_MAX hits together; always one."""
+    hits = sorted(((_hits(connection, word), place) for place, word in enumerate(words)))
+    kept: list[Word] = []
+    total = 0
+    for count, place in hits:
+        total += count
+        if kept and total > HITS_MAX:
+            break
+        kept.append(words[place])
+    return kept
+
+
+def _hits(connection: sa.Connection, word: Word) -> int:
+    """In how many chunks a word is, counted no further than it matters."""
+    found = sa.select(_rows.c.rowid).where(_rows.c[FULL_TEXT_TABLE].op("MATCH")(_match([word]))).limit(HITS_MAX + 1)
+    return connection.execute(sa.select(sa.func.count()).select_from(found.subquery())).scalar_one()
 
 
 def _search_sqlite(
