@@ -20,9 +20,6 @@ from workers.broker import LOOPBACK, free_port, port_is_free
 from workers.private_file import write_private
 
 SERVER_MODULE = "chromadb_rust_bindings"
-GRAPHS_IN_MEMORY_MAX = 64
-"""Collections whose graph is kept; each takes 3.4 MB and four open files however small it is. Others are read again
-when they are asked."""
 QUIET: Mapping[str, str] = {"ANONYMIZED_TELEMETRY": "False"}
 
 
@@ -50,16 +47,8 @@ def prepare(directory: Path) -> tuple[VectorEndpoint, list[str]]:
         endpoint = VectorEndpoint(free_port())
     write_private(directory / "endpoint.json", msgspec.json.encode(endpoint))
     config = directory / "server.yaml"
-    data = str(directory.absolute() / "data")
-    settings = {
-        "listen_address": LOOPBACK,
-        "port": endpoint.port,
-        "persist_path": data,
-        "segment_manager": {
-            "persist_path": data,
-            "hnsw_index_pool_cache_config": {"lru": {"capacity": GRAPHS_IN_MEMORY_MAX}},
-        },
-    }
+    # no limit on the graphs in memory: 1.5.9 cannot read back one that it put away before it was first written to disk
+    settings = {"listen_address": LOOPBACK, "port": endpoint.port, "persist_path": str(directory.absolute() / "data")}
     # JSON is YAML, and quotes any path
     write_private(config, json.dumps(settings, indent=2).encode())
     return endpoint, [sys.executable, "-m", "workers.vector_server", str(config)]
