@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from bench.product import DATA
 from reef.knowledge import heartbeat
-from reef.knowledge.indexing import index_pending
+from reef.knowledge.indexing import PassageIndex
 from reef.knowledge.vectors import VectorIndex
 from reef.records.database import Database, migrate
 from reef.records.tables import chunks, document_stores, documents, windows
@@ -79,8 +79,21 @@ def open_library(name: str) -> Iterator[Library]:
 def fill(library: Library, pieces: Sequence[Piece], vectors: Sequence[bytes], store: str = "shared") -> None:
     """Store passages with their vectors, one window each, and index them."""
     record(library, pieces, vectors, store)
-    while index_pending(library.database, library.vectors, DOCUMENTS_AT_ONCE).documents:
-        pass
+    index_waiting(library)
+
+
+def index_waiting(library: Library) -> None:
+    """Put what waits into the index and make it visible, as the index worker does."""
+    index = PassageIndex(library.database, library.vectors)
+    query = sa.select(documents.c.id).where(documents.c.state == "indexing").limit(DOCUMENTS_AT_ONCE)
+    while True:
+        with library.database.read() as connection:
+            ids = list(connection.execute(query).scalars())
+        if not ids:
+            return
+        index.put(ids, lambda: None)
+        with library.database.write() as connection:
+            connection.execute(documents.update().where(documents.c.id.in_(ids)).values(state="indexed"))
 
 
 def record(library: Library, pieces: Sequence[Piece], vectors: Sequence[bytes], store: str = "shared") -> None:

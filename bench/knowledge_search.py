@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.figures import mb, median, ms, percentile
-from bench.knowledge_library import DOCUMENTS_AT_ONCE, Library, Piece, open_library, record
+from bench.knowledge_library import Library, Piece, index_waiting, open_library, record
 from bench.report import Goal, Report, Table
 from reef.knowledge import fulltext
-from reef.knowledge.indexing import index_pending
 from reef.knowledge.retrieval import Retriever
 from reef.knowledge.visible import Filters
 
@@ -117,8 +116,7 @@ def _fill(library: Library, vectors: Vectors, texts: _Texts) -> float:
         ]
         record(library, pieces, [vector.tobytes() for vector in part])
     began = time.perf_counter()
-    while index_pending(library.database, library.vectors, DOCUMENTS_AT_ONCE).documents:
-        pass
+    index_waiting(library)
     return time.perf_counter() - began
 
 

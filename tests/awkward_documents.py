@@ -151,7 +151,9 @@ def book() -> bytes:
         '<rootfile full-path="p.opf" media-type="application/oebps-package+xml"/></rootfiles></container>'
     )
     chapters: dict[str, bytes | str] = {f"c{n}.xhtml": page.format(n) for n in (1, 2)}
-    return zip_of({"mimetype": "application/epub+zip", "META-INF/container.xml": container, "p.opf": package} | chapters)
+    return zip_of(
+        {"mimetype": "application/epub+zip", "META-INF/container.xml": container, "p.opf": package} | chapters
+    )
 
 
 def mail(attached: list[tuple[str, bytes]], subject: str = "Reef news") -> bytes:

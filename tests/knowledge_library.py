@@ -11,6 +11,8 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from reef.knowledge.indexing import PassageIndex
+from reef.knowledge.vectors import Vectors
 from reef.records.database import Database
 from reef.records.tables import chunks, document_stores, documents, windows
 from reef.records.words import question_words
@@ -86,3 +88,24 @@ def state_of(database: Database, document_id: str) -> str | None:
     """The document's state; None where it is gone."""
     with database.read() as connection:
         return connection.execute(sa.select(documents.c.state).where(documents.c.id == document_id)).scalar()
+
+
+def index_waiting(database: Database, vectors: Vectors, limit: int = 1000) -> list[str]:
+    """Put documents that wait and have all their vectors into the index and show them; gives their ids."""
+    its = sa.select(windows.c.id).join(chunks).where(chunks.c.document_id == documents.c.id).correlate(documents)
+    bare = sa.exists(its.where(windows.c.vector.is_(None)))
+    query = sa.select(documents.c.id).where(documents.c.state == "indexing", ~bare).order_by(documents.c.created_at)
+    with database.read() as connection:
+        ids = list(connection.execute(query.limit(limit)).scalars())
+    PassageIndex(database, vectors).put(ids, lambda: None)
+    with database.write() as connection:
+        connection.execute(documents.update().where(documents.c.id.in_(ids)).values(state="indexed", indexed_at=1.0))
+    return ids
+
+
+def move(database: Database, vectors: Vectors, document_id: str, stores: Sequence[str]) -> None:
+    """Give a document to these stores only, as the flow does it: it is put into the index again."""
+    with database.write() as connection:
+        connection.execute(document_stores.delete().where(document_stores.c.document_id == document_id))
+        connection.execute(document_stores.insert(), [{"document_id": document_id, "store": store} for store in stores])
+    PassageIndex(database, vectors).put([document_id], lambda: None)

@@ -1,7 +1,7 @@
 """Chroma's HTTP interface (v2), as much of it as an index of vectors needs. Nothing of ours: no store, no document.
 
 Not chromadb's own client: that has no time limit, and importing it costs a worker 0.7 s and 60 MB
-(docs/decisions/0007-vector-index.md). Every call here may be repeated without harm, and is, a limited number of times.
+(docs/decisions/0008-vector-index.md). Every call here may be repeated without harm, and is, a limited number of times.
 """
 
 from __future__ import annotations

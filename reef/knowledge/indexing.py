@@ -53,10 +53,17 @@ class PassageIndex:
         """Store the windows of these documents, those of many small ones together. Raises EngineError."""
         with _reported():
             stores, known = self._stores(document_ids)
-            for store, ids in _by_store(stores).items():
-                for rows in self._rows(documents.c.id.in_(ids)):
-                    put_rows(self._vectors, store, rows)
-                    progressed()
+            collected: dict[str, list[WindowRow]] = defaultdict(list)
+            for document_id in document_ids:
+                for rows in document_rows(self._database, document_id):
+                    for store in stores[document_id]:
+                        collected[store] += rows
+                        if len(collected[store]) >= BATCH_MAX:
+                            put_rows(self._vectors, store, collected.pop(store))
+                            progressed()
+            for store, rest in collected.items():
+                put_rows(self._vectors, store, rest)
+                progressed()
             if known:  # they may have been moved out of a store
                 self._take_out(known, {document_id: stores[document_id] for document_id in known}, progressed)
 
@@ -98,16 +105,6 @@ class PassageIndex:
                 known += connection.execute(sa.select(documents.c.id).where(before)).scalars()
         return stores, known
 
-    def _rows(self, condition: sa.ColumnElement[bool]) -> Iterator[list[WindowRow]]:
-        after = 0
-        while True:
-            with self._database.read() as connection:
-                rows = window_rows(connection, condition, after)
-            if not rows:
-                return
-            yield rows
-            after = rows[-1].id
-
     def _take_out(self, document_ids: Sequence[str], keep: dict[str, set[str]], progressed: Callable[[], None]) -> None:
         collections = self._vectors.stores()
         for document_id in document_ids:
@@ -133,30 +130,29 @@ def filters_of(asked: QueryFilters) -> Filters:
     )
 
 
-def window_rows(connection: sa.Connection, condition: sa.ColumnElement[bool], after: int) -> list[WindowRow]:
-    """The next windows with vectors by id, at most BATCH_MAX."""
-    rows = connection.execute(
-        sa.select(windows.c.id, windows.c.vector, documents.c.language, documents.c.mime_type)
-        .join(chunks, chunks.c.id == windows.c.chunk_id)
-        .join(documents, documents.c.id == chunks.c.document_id)
-        .where(condition, windows.c.id > after, windows.c.vector.is_not(None))
-        .order_by(windows.c.id)
-        .limit(BATCH_MAX)
-    )
-    return [WindowRow(*row) for row in rows]
+def document_rows(database: Database, document_id: str) -> Iterator[list[WindowRow]]:
+    """The windows of a document in pages, so that the largest one fits into memory."""
+    after = 0
+    while True:
+        query = (
+            sa.select(windows.c.id, windows.c.vector, documents.c.language, documents.c.mime_type)
+            .join(chunks, chunks.c.id == windows.c.chunk_id)
+            .join(documents, documents.c.id == chunks.c.document_id)
+            .where(documents.c.id == document_id, windows.c.id > after, windows.c.vector.is_not(None))
+            .order_by(windows.c.id)
+            .limit(BATCH_MAX)
+        )
+        with database.read() as connection:
+            rows = [WindowRow(*row) for row in connection.execute(query)]
+        if not rows:
+            return
+        yield rows
+        after = rows[-1].id
 
 
 def put_rows(vectors: Vectors, store: str, rows: Sequence[WindowRow]) -> None:
     """Store these windows in one store."""
     vectors.upsert(store, [row.id for row in rows], [row.vector for row in rows], [row.metadata for row in rows])
-
-
-def _by_store(stores: dict[str, set[str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = defaultdict(list)
-    for document_id, its in stores.items():
-        for store in sorted(its):
-            found[store].append(document_id)
-    return found
 
 
 def _no_vector(_question: str) -> NDArray[np.float32]:

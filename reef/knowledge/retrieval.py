@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from reef.knowledge import fulltext
 from reef.knowledge.chroma import Where
 from reef.knowledge.model import Passage
-from reef.knowledge.vectors import QUERY_K_MAX, VectorIndex
+from reef.knowledge.vectors import QUERY_K_MAX, Vectors
 from reef.knowledge.visible import NO_FILTERS, Filters, owners, visible
 from reef.records.database import Database
 from reef.records.tables import chunks, documents, windows
@@ -67,7 +67,7 @@ class _Found(msgspec.Struct):
 class Retriever:
     """Finds passages in the stores of one reef. Thread-safe as far as `embed` is."""
 
-    def __init__(self, database: Database, vectors: VectorIndex, embed: Callable[[str], Vector]) -> None:
+    def __init__(self, database: Database, vectors: Vectors, embed: Callable[[str], Vector]) -> None:
         """`embed` gives the normalised vector of a question, by the model that made the documents' vectors."""
         self._database = database
         self._vectors = vectors

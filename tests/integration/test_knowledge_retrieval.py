@@ -6,11 +6,10 @@ import signal
 
 import pytest
 import sqlalchemy as sa
-from knowledge_library import add_document, hashed
+from knowledge_library import add_document, hashed, index_waiting, move
 from services import ChromaServer
 
 from reef.knowledge import retrieval
-from reef.knowledge.indexing import assign, forget, index_pending
 from reef.knowledge.model import Passage
 from reef.knowledge.retrieval import Retriever
 from reef.knowledge.vectors import VectorIndex, VectorStoreDown
@@ -32,7 +31,7 @@ def retriever(any_database: Database, vectors: VectorIndex) -> Retriever:
     """A library of four documents, and who finds things in it."""
     for name, text in LIBRARY.items():
         add_document(any_database, [text], name=name)
-    index_pending(any_database, vectors, 10)
+    index_waiting(any_database, vectors)
     return Retriever(any_database, vectors, hashed)
 
 
@@ -73,7 +72,7 @@ def test_a_persona_reads_its_own_and_what_all_share(any_database: Database, vect
     """Never another's, by no mode and no filter."""
     for store in ("shared", "alice", "bob"):
         add_document(any_database, [f"the treasure of {store} is buried here"], name=store, stores=[store])
-    index_pending(any_database, vectors, 10)
+    index_waiting(any_database, vectors)
     finder = Retriever(any_database, vectors, hashed)
     for mode in ("hybrid", "vector", "text"):
         for filters in (Filters(), Filters(name_prefix="b"), Filters(language="")):
@@ -93,10 +92,11 @@ def test_what_became_invisible_is_not_found(retriever: Retriever, any_database: 
     assert "harbour.md" not in names(retriever.retrieve(question, ALL))
     with any_database.write() as connection:
         connection.execute(documents.update().where(documents.c.id == document_id).values(state="indexed"))
-    assign(any_database, vectors, document_id, ["alice"])
+    move(any_database, vectors, document_id, ["alice"])
     assert "harbour.md" not in names(retriever.retrieve(question, ALL))
     assert "harbour.md" in names(retriever.retrieve(question, stores_of("alice")))
-    forget(any_database, vectors, document_id)
+    with any_database.write() as connection:
+        connection.execute(documents.delete().where(documents.c.id == document_id))
     assert "harbour.md" not in names(retriever.retrieve(question, stores_of("alice")))
 
 
@@ -108,7 +108,7 @@ def test_filters(any_database: Database, vectors: VectorIndex, monkeypatch: pyte
     for name, language, kind in (("a/1", "en", "text/plain"), ("a/2", "de", "text/html"), ("b/3", "en", "text/html")):
         text = f"the anchor chain of ship {name}"
         ids[name] = add_document(any_database, [text], name=name, language=language, mime_type=kind)
-    index_pending(any_database, vectors, 10)
+    index_waiting(any_database, vectors)
     finder = Retriever(any_database, vectors, hashed)
     wanted = {
         Filters(language="en"): {"a/1", "b/3"},
@@ -131,7 +131,7 @@ def test_overlapping_passages_are_one(any_database: Database, vectors: VectorInd
         for number, (start, end) in enumerate(places):
             here = sa.and_(chunks.c.document_id == document_id, chunks.c.number == number)
             connection.execute(chunks.update().where(here).values(start=start, end=end))
-    index_pending(any_database, vectors, 10)
+    index_waiting(any_database, vectors)
     told = Retriever(any_database, vectors, hashed).retrieve("the reef at low tide", ALL)
     assert [(passage.start, passage.end) for passage in told] == [(0, 100), (100, 150)]
 
@@ -140,7 +140,7 @@ def test_copies_are_told_once(any_database: Database, vectors: VectorIndex) -> N
     """The same text in five documents is one passage."""
     for _ in range(5):
         add_document(any_database, ["tide tables of the northern harbour"])
-    index_pending(any_database, vectors, 10)
+    index_waiting(any_database, vectors)
     assert len(Retriever(any_database, vectors, hashed).retrieve("tide tables of the harbour", ALL)) == 1
 
 
@@ -150,7 +150,7 @@ def test_repetitions_give_way_to_something_else(any_database: Database, vectors:
         text = f"tide tables of the northern harbour with every ship berth crane and gate listed {word}"
         add_document(any_database, [text], name=f"list {word}")
     add_document(any_database, ["harbour tide tables are printed by an office for sailors and kept dry"], name="other")
-    index_pending(any_database, vectors, 10)
+    index_waiting(any_database, vectors)
     finder = Retriever(any_database, vectors, hashed)
     question = "tide tables northern harbour ship berth crane gate zebra"
     first, second = names(finder.retrieve(question, ALL, k=2))
@@ -168,7 +168,7 @@ def test_a_chunk_of_many_windows_is_one_passage(any_database: Database, vectors:
             connection.execute(
                 windows.insert().values(chunk_id=chunk_id, start=0, end=1, vector=hashed(text).tobytes())
             )
-    index_pending(any_database, vectors, 10)
+    index_waiting(any_database, vectors)
     (passage,) = Retriever(any_database, vectors, hashed).retrieve("crab pots", ALL)
     assert passage.similarity == pytest.approx(1.0, abs=1e-3)
 
@@ -177,7 +177,7 @@ def test_without_the_vector_store_words_are_still_found(any_database: Database, 
     """Mode `text` needs no vectors; the others say what is wrong."""
     vectors = VectorIndex(own_chroma.url)
     add_document(any_database, ["sea cucumber"])
-    index_pending(any_database, vectors, 10)
+    index_waiting(any_database, vectors)
     own_chroma.stop(signal.SIGKILL)
     finder = Retriever(any_database, vectors, hashed)
     assert len(finder.retrieve("cucumber", ALL, mode="text")) == 1
