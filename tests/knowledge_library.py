@@ -92,8 +92,11 @@ def state_of(database: Database, document_id: str) -> str | None:
 
 def index_waiting(database: Database, vectors: Vectors, limit: int = 1000) -> list[str]:
     """Put documents that wait and have all their vectors into the index and show them; gives their ids."""
-    its = sa.select(windows.c.id).join(chunks).where(chunks.c.document_id == documents.c.id).correlate(documents)
-    bare = sa.exists(its.where(windows.c.vector.is_(None)))
+    bare = (
+        sa.exists()
+        .where(chunks.c.document_id == documents.c.id, windows.c.chunk_id == chunks.c.id, windows.c.vector.is_(None))
+        .correlate(documents)
+    )
     query = sa.select(documents.c.id).where(documents.c.state == "indexing", ~bare).order_by(documents.c.created_at)
     with database.read() as connection:
         ids = list(connection.execute(query.limit(limit)).scalars())

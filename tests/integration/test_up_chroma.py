@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from knowledge_library import add_document, hashed, window_ids
+from knowledge_library import add_document, hashed, index_waiting, window_ids
 from services import ChromaServer, free_port
 from whole_product import SIMULATED_QUEUES, Reef, StartReef, running_reef
 
 from cli.checks import all_checks
 from cli.main import main
 from reef.knowledge import heartbeat
-from reef.knowledge.indexing import index_pending
 from reef.knowledge.vectors import VectorIndex
 from reef.records.database import Database, migrate
 from reef.settings import Settings
@@ -129,7 +128,7 @@ def command(tmp_path: Path, own_chroma: ChromaServer, monkeypatch: pytest.Monkey
     migrate(url)
     database, index = Database(url), VectorIndex(own_chroma.url)
     document_id = add_document(database, ["first", "second", "third"])
-    index_pending(database, index, 10)
+    index_waiting(database, index)
     index.delete("shared", window_ids(database, document_id)[:1])
 
     def call(*arguments: str, status: int = 0) -> str:
