@@ -17,6 +17,7 @@ MODULES = {
     "doctor": "cli.doctor",
     "models": "cli.models",
     "knowledge": "cli.knowledge",
+    "ingest": "cli.ingest",
     "keys": "cli.keys",
     "config": "cli.config",
     "web": "cli.services",
