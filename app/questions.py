@@ -40,7 +40,11 @@ def answer(services: Services, job: Job, kind: type[T]) -> T:
             services.desk.stop(run_id)
     if result is None:
         raise Refusal(502, "run_failed", "No answer", "The job ended without a result; ask again.", run_id=run_id)
-    return msgspec.json.decode(result, type=kind)
+    try:
+        return msgspec.json.decode(result, type=kind)
+    except msgspec.ValidationError:
+        detail = "The worker that answered is of another version; update and restart it."
+        raise Refusal(502, "run_failed", "No answer", detail, run_id=run_id) from None
 
 
 def _wait(listener: Listener, run_id: str) -> None:

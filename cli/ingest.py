@@ -41,7 +41,7 @@ class LocalFile(NamedTuple):
 @click.option("--url", help="Address of the reef (default: the one that runs on this machine).")
 @click.option("--key", envvar="REEF_API_KEY", help="API key, where the reef asks for one (REEF_API_KEY).")
 @data_dir_option
-def ingest(  # noqa: PLR0913
+def ingest(
     paths: tuple[Path, ...],
     persona: str | None,
     shared: bool,
@@ -99,9 +99,7 @@ def _address(url: str | None, data_dir: object) -> tuple[str, str]:
     return address, directory.read_status_key() if address == own else ""
 
 
-def _send_all(
-    client: UploadClient, show: Show, files: list[LocalFile], stores: list[str], name: str
-) -> str:
+def _send_all(client: UploadClient, show: Show, files: list[LocalFile], stores: list[str], name: str) -> str:
     upload_id, known = client.find_open(name, stores)
     if upload_id:
         show.good(f"Going on with an interrupted upload: {len(known)} files are known already")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from conftest import Answerer, Web
 
 EXAMPLES = 12
+schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
