@@ -26,6 +26,8 @@ hardly change the order, and each hit must be ranked."""
 _POSTGRESQL_CUT = str.maketrans(dict.fromkeys("./-_:@&+", " "))
 
 _rows = sa.table(FULL_TEXT_TABLE, sa.column("rowid"), sa.column("rank"), sa.column(FULL_TEXT_TABLE))
+_column: sa.ColumnClause[Any] = sa.column(FULL_TEXT_COLUMN, _selectable=chunks)
+_english: sa.ColumnClause[Any] = sa.literal_column("'english'::regconfig")
 
 
 def search(
@@ -39,8 +41,10 @@ def search(
     if not words:
         return []
     if connection.dialect.name == "sqlite":
-        return _search_sqlite(connection, stores, _match(_rare(connection, words)), k, filters)
-    return _search_postgresql(connection, stores, words, k, filters)
+        rare = _rare(words, [_hits(connection, word) for word in words], k)
+        return _search_sqlite(connection, stores, _match(rare), k, filters)
+    rare = _rare(words, [_estimate(connection, word) for word in words], k)
+    return _search_postgresql(connection, stores, rare, k, filters)
 
 
 def _match(words: Sequence[Word]) -> str:
@@ -50,15 +54,14 @@ def _match(words: Sequence[Word]) -> str:
     )
 
 
-def _rare(connection: sa.Connection, words: Sequence[Word]) -> list[Word]:
-    """The rarest words, as many as have HITS_MAX hits together; always one."""
-    hits = sorted(((_hits(connection, word), place) for place, word in enumerate(words)))
+def _rare(words: Sequence[Word], hits: Sequence[int], k: int) -> list[Word]:
+    """The rarest words, as many as have HITS_MAX hits together; more where they have too few for an answer."""
     kept: list[Word] = []
     total = 0
-    for count, place in hits:
-        total += count
-        if kept and total > HITS_MAX:
+    for count, place in sorted((count, place) for place, count in enumerate(hits)):
+        if total >= k and total + count > HITS_MAX:
             break
+        total += count
         kept.append(words[place])
     return kept
 
@@ -67,6 +70,13 @@ def _hits(connection: sa.Connection, word: Word) -> int:
     """In how many chunks a word is, counted no further than it matters."""
     found = sa.select(_rows.c.rowid).where(_rows.c[FULL_TEXT_TABLE].op("MATCH")(_match([word]))).limit(HITS_MAX + 1)
     return connection.execute(sa.select(sa.func.count()).select_from(found.subquery())).scalar_one()
+
+
+def _estimate(connection: sa.Connection, word: Word) -> int:
+    """In how many chunks PostgreSQL's statistics expect a word: counting would take as long as searching."""
+    query = sa.select(chunks.c.id).where(_column.op("@@")(_either([word]))).compile(connection)
+    plan = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {query}", query.params).scalar_one()
+    return int(plan[0]["Plan"]["Plan Rows"])
 
 
 def _search_sqlite(
@@ -102,22 +112,25 @@ def _search_sqlite(
 def _search_postgresql(
     connection: sa.Connection, stores: Sequence[str], words: Sequence[Word], k: int, filters: Filters
 ) -> list[tuple[int, float]]:
-    english: sa.ColumnClause[Any] = sa.literal_column("'english'::regconfig")
-
-    def term(form: str, prefix: bool) -> sa.ColumnElement[Any]:
-        if prefix:  # one character of a script without spaces, so never a sign of the query language
-            return sa.func.to_tsquery(english, f"'{form}':*")
-        return sa.func.phraseto_tsquery(english, form.translate(_POSTGRESQL_CUT))
-
-    terms = [term(form, word.prefix) for word in words for form in word.forms]
-    asked = sa.select(reduce(lambda left, right: left.op("||")(right), terms).label("query")).cte("asked")
-    column: sa.ColumnClause[Any] = sa.column(FULL_TEXT_COLUMN, _selectable=chunks)
-    score = sa.func.ts_rank_cd(column, asked.c.query)
+    asked = sa.select(_either(words).label("query")).cte("asked")
+    score = sa.func.ts_rank_cd(_column, asked.c.query)
     rows = connection.execute(
         sa.select(chunks.c.id, score)
         .select_from(chunks.join(documents, documents.c.id == chunks.c.document_id).join(asked, sa.true()))
-        .where(column.op("@@")(asked.c.query), visible(stores, filters))
+        .where(_column.op("@@")(asked.c.query), visible(stores, filters))
         .order_by(score.desc(), chunks.c.id)
         .limit(k)
     )
     return [(int(row[0]), float(row[1])) for row in rows]
+
+
+def _either(words: Sequence[Word]) -> sa.ColumnElement[Any]:
+    """PostgreSQL's query for any of the words; signs inside a word make it a phrase."""
+
+    def term(form: str, prefix: bool) -> sa.ColumnElement[Any]:
+        if prefix:  # one character of a script without spaces, so never a sign of the query language
+            return sa.func.to_tsquery(_english, f"'{form}':*")
+        return sa.func.phraseto_tsquery(_english, form.translate(_POSTGRESQL_CUT))
+
+    terms = [term(form, word.prefix) for word in words for form in word.forms]
+    return reduce(lambda left, right: left.op("||")(right), terms)
