@@ -68,6 +68,7 @@ def test_killed_it_comes_back_with_what_it_had(reading_reef: Reef) -> None:
     index.upsert("shared", [1], [hashed("kept").tobytes()], [{"language": ""}])
     killed = reading_reef.processes.kill("chroma", signal.SIGKILL)
     wait_until(lambda: reading_reef.processes.pids().get("chroma", killed) != killed, "another process")
+    wait_until(lambda: heartbeat.beats(url), "its first answer")
     assert index.query(["shared"], hashed("kept").tobytes(), 1)[0][0] == 1
     index.close()
 
