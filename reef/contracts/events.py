@@ -115,7 +115,7 @@ class ToolCall(Event, frozen=True, kw_only=True, omit_defaults=False, tag="tool_
     status: str
 
 
-class Citation(Event, frozen=True, kw_only=True, omit_defaults=False):
+class Citation(Event, frozen=True, kw_only=True):
     """A passage the reply rests on. `start` and `end` are its place in the document's text, in code points.
 
     `basis` says how sure that is: `cited` where the reply marks it as [number]; `source` where the reply marks nothing
@@ -132,7 +132,7 @@ class Citation(Event, frozen=True, kw_only=True, omit_defaults=False):
     page_first: int | None = None
     page_last: int | None = None
     headings: tuple[str, ...] = ()
-    basis: Literal["cited", "source"] = "cited"
+    basis: Literal["cited", "source"]
 
 
 class UploadProgress(Event, frozen=True, kw_only=True, tag="upload"):

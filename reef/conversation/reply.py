@@ -32,6 +32,7 @@ REPETITION_PENALTY = 1.1
 """For personas. OpenAI clients get what they ask for and nothing else."""
 SOURCES_TOKENS_MAX = 1_200
 """Of a prompt, for passages of documents: a small device reads some hundred tokens a second."""
+GROUNDED_TEMPERATURE_MAX = 0.3
 BYTES_PER_TOKEN_MIN = 3
 """Languages with fewer make the passages a little longer than estimated; build_prompt counts exactly."""
 NOTHING_FOUND = (
@@ -55,7 +56,7 @@ def write_reply(context: DeviceContext, claim: Claim, job: ChatJob, writer: RunW
     request = ChatRequest(
         messages=messages,
         tokens_max=tokens_max,
-        temperature=persona.temperature if job.temperature is None else job.temperature,
+        temperature=reply.temperature(persona.temperature if job.temperature is None else job.temperature),
         repetition_penalty=REPETITION_PENALTY,
         cache_key=job.session_id,
         schema=job.schema,
@@ -132,6 +133,10 @@ class _Reply:
         tokens_max = min(SOURCES_TOKENS_MAX, self.context.chat.context_tokens // 3)
         self.passages = within(found, tokens_max, _tokens_at_most)
         return sources_block(self.passages)
+
+    def temperature(self, wanted: float) -> float:
+        """A reply that rests on passages keeps to them."""
+        return min(wanted, GROUNDED_TEMPERATURE_MAX) if self.passages else wanted
 
     def generate(self, request: ChatRequest) -> ChatResult:
         return self.context.chat.generate(request, self._say, self.hold.cancel)
