@@ -12,7 +12,7 @@ const FAILURES_BEFORE_SSE = 2;
 const SOCKET_AGAIN_MS = 60_000;
 const SESSIONS_WATCHED_MAX = 12;
 const FINAL = new Set(["done", "stopped", "error"]);
-const EVENT_TYPES = ["queued", "started", "typing", "token", "restarted", "resumed", "done", "stopped", "error", "emotion", "tool_call", "citation"];
+const EVENT_TYPES = ["queued", "started", "typing", "token", "restarted", "resumed", "done", "stopped", "error", "emotion", "tool_call", "citation", "notice"];
 
 export class Live {
   /** `onEvent(event)` for each event; `onState(state)` with "connecting", "open", "lost" or "sse". */

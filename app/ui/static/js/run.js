@@ -24,6 +24,7 @@ export class Run {
     this.usage = null;
     this.metrics = null;
     this.messageId = null;
+    this.notice = "";
     this.text = "";
     this.tokens = new Map();
     this.phaseSeq = 0;
@@ -91,6 +92,9 @@ export class Run {
         return "phase";
       case "typing":
         if (this.phase !== "writing") this.phase = "reading";
+        return "phase";
+      case "notice":
+        this.notice = event.message;
         return "phase";
       case "restarted":
         this.#forget(seq);

@@ -1,6 +1,7 @@
 // One turn of the conversation: what a person said, or a reply, waiting, growing or told.
 
 import { arrange, avatar, copyWithTick, h, htmlFragment, iconButton } from "../dom.js";
+import { linkMarks, sourcesList } from "./citations.js";
 import { clock, figures, phaseWords } from "./words.js";
 
 function waitingWords(problem) {
@@ -21,6 +22,7 @@ export class TurnView {
     this.foot = h("div", { class: "turn-foot" });
     this.main = h("div", { class: "turn-main" });
     this.face = null;
+    this.sources = null;
     this.element = h("article", { class: `turn ${turn.role}` });
     this.shown = {};
     this.update(turn, false);
@@ -53,6 +55,7 @@ export class TurnView {
     return [
       writing && !run.text ? this.phase : null,
       run?.text || message?.content || entry ? this.words : null,
+      writing ? null : this.sources,
       this.note.childNodes.length ? this.note : null,
       entry ? null : this.foot,
     ].filter(Boolean);
@@ -80,8 +83,11 @@ export class TurnView {
     if (this.shown.html === message.html && this.shown.message === message.id) return;
     this.shown = { ...this.shown, html: message.html, message: message.id };
     this.words.className = message.html ? "words" : "words plain";
-    if (message.html) this.words.replaceChildren(htmlFragment(message.html));
-    else this.#plain(message.content);
+    if (message.html) {
+      this.words.replaceChildren(htmlFragment(message.html));
+      linkMarks(this.words, message.citations);
+    } else this.#plain(message.content);
+    this.sources = sourcesList(message.citations);
   }
 
   /** A reply in the making: plain text in paragraphs set as the finished ones will be, so nothing jumps at the end. */
@@ -145,6 +151,7 @@ export class TurnView {
     }
     if (run && !run.final) {
       const told = run.restarted && run.text ? [h("span", {}, "The device restarted; the answer began again.")] : [];
+      if (run.notice) told.push(h("span", {}, run.notice));
       return run.stopping && run.text ? [h("span", {}, "Stopping…")] : told;
     }
     if (run?.phase === "stopped" && !run.text && !message) return [h("span", {}, "Stopped before the first word."), this.#again()];
@@ -153,6 +160,7 @@ export class TurnView {
       this.trouble = true;
       return [h("span", {}, message.content ? "The reply broke off." : "No reply could be written."), this.#again()];
     }
+    if (run?.notice) return [h("span", {}, run.notice)];
     if (this.unanswered) return [h("span", {}, "No reply was written."), this.#again()];
     return [];
   }
