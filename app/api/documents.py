@@ -38,7 +38,11 @@ def list_all(call: Call) -> DocumentList:
     """List documents, newest first."""
     query: DocumentQuery = call.query
     wanted = Wanted(
-        text=query.query, state=query.state, store=query.store or query.persona_id, upload_id=query.upload_id
+        text=query.query,
+        state=query.state,
+        kind=query.kind,
+        store=query.store or query.persona_id,
+        upload_id=query.upload_id,
     )
     found, total = documents.list_documents(call.services.uploads.flow, wanted, query.limit, query.offset)
     return DocumentList(documents=found, total=total)

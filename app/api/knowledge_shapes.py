@@ -10,6 +10,7 @@ from msgspec import Meta
 from reef.contracts.frames import Identifier
 from reef.contracts.jobs import QueryFilters
 from reef.knowledge.documents import LISTED_MAX, Document, DocumentChunk
+from reef.knowledge.formats import Kind
 from reef.knowledge.model import Passage
 from reef.knowledge.uploads import STORES_MAX, UPLOADS_LISTED_MAX, Upload
 
@@ -89,7 +90,10 @@ class UploadLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DocumentQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which documents to list. `query` is looked for in names and titles."""
+    """Which documents to list. `query` is looked for in names and titles; `kind` is told by a name's extension.
+
+    State `working` is every state on the way, `current` every one but `replaced`.
+    """
 
     query: Annotated[str, Meta(max_length=200)] = ""
     state: Literal[
@@ -103,7 +107,10 @@ class DocumentQuery(msgspec.Struct, frozen=True, kw_only=True):
         "failed",
         "cancelled",
         "replaced",
+        "working",
+        "current",
     ] = ""
+    kind: Kind | Literal[""] = ""
     store: Annotated[str, Meta(max_length=64)] = ""
     persona_id: Annotated[str, Meta(max_length=64)] = ""
     upload_id: Annotated[str, Meta(max_length=64)] = ""

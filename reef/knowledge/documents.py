@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import sqlalchemy as sa
 
 from reef.knowledge import changes
 from reef.knowledge.flow import Flow
+from reef.knowledge.formats import Kind, extensions_of
 from reef.knowledge.model import UNSETTLED_STATES
 from reef.knowledge.progress import Change
 from reef.knowledge.uploads import UploadClosed, check_stores, retry
@@ -65,10 +66,14 @@ class DocumentChunk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which documents to list; what is empty does not restrict."""
+    """Which documents to list; what is empty does not restrict.
+
+    `state` may also be `working` (not settled yet) or `current` (whatever no newer document took the place of).
+    """
 
     text: str = ""
     state: str = ""
+    kind: Kind | Literal[""] = ""
     store: str = ""
     upload_id: str = ""
 
@@ -191,7 +196,10 @@ def _condition(wanted: Wanted) -> sa.ColumnElement[bool]:
         titled = sa.func.lower(documents.c.title).like(f"%{pattern}%", escape="\\")
         conditions.append(sa.or_(named, titled))
     if wanted.state:
-        conditions.append(documents.c.state == wanted.state)
+        conditions.append(_in_state(wanted.state))
+    if wanted.kind:
+        name = sa.func.lower(documents.c.name)
+        conditions.append(sa.or_(*(name.endswith(f".{extension}") for extension in extensions_of(wanted.kind))))
     if wanted.upload_id:
         conditions.append(documents.c.upload_id == wanted.upload_id)
     if wanted.store:
@@ -200,6 +208,14 @@ def _condition(wanted: Wanted) -> sa.ColumnElement[bool]:
         )
         conditions.append(belongs)
     return sa.and_(*conditions)
+
+
+def _in_state(state: str) -> sa.ColumnElement[bool]:
+    if state == "working":
+        return documents.c.state.in_(UNSETTLED_STATES)
+    if state == "current":
+        return documents.c.state != "replaced"
+    return documents.c.state == state
 
 
 def _find(connection: sa.Connection, document_id: str) -> Document:

@@ -105,6 +105,27 @@ def _table() -> dict[str, Format]:
 
 
 FORMATS: dict[str, Format] = _table()
+Kind = Literal["pdf", "text", "office", "sheets", "slides", "mail", "code", "image", "archive"]
+KINDS: dict[Kind, tuple[str, tuple[Family, ...]]] = {
+    "pdf": ("PDF", ("pdf",)),
+    "text": ("Text and web pages", ("text", "markdown", "markup", "subtitles")),
+    "office": ("Word and books", ("office", "book")),
+    "sheets": ("Spreadsheets", ("sheets", "rows")),
+    "slides": ("Slides", ("slides",)),
+    "mail": ("Mail", ("mail", "mailbox")),
+    "code": ("Code and data", ("code", "data", "notebook")),
+    "image": ("Images", ("image", "drawing")),
+    "archive": ("Zip archives", ()),
+}
+"""What people call the families, to choose among documents."""
+
+
+def extensions_of(kind: Kind) -> list[str]:
+    """The extensions of a kind of files; a zip is no format, its files are."""
+    if kind == "archive":
+        return ["zip"]
+    families = KINDS[kind][1]
+    return [one.extension for one in FORMATS.values() if one.family in families]
 
 
 def extension_of(name: str) -> str:

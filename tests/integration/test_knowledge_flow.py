@@ -511,3 +511,18 @@ def test_bytes_that_never_come_are_given_up(shop: Workshop, monkeypatch: pytest.
     (document,) = shop.documents()
     assert (document.state, document.reason_code) == ("failed", "lost")
     assert shop.uploads.get(upload.id).state == "done"
+
+
+def test_documents_are_listed_by_kind_and_by_groups_of_states(shop: Workshop) -> None:
+    """A kind is told by the extension; `working` are those on their way, `current` those that nothing replaced."""
+    shop.add({"a/one.PDF": "first", "two.csv": "second", "three.txt": "third"})
+    assert list(shop.states(kind="pdf")) == ["a/one.PDF"]
+    assert list(shop.states(kind="sheets")) == ["two.csv"]
+    assert shop.states(kind="archive") == {}
+    assert len(shop.documents(state="working")) == 3
+    shop.run_all()
+    assert shop.documents(state="working") == []
+    shop.add({"two.csv": "newer"})
+    shop.run_all()
+    assert len(shop.documents()) == 4
+    assert sorted(shop.states(state="current")) == ["a/one.PDF", "three.txt", "two.csv"]
