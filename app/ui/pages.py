@@ -1,4 +1,4 @@
-"""The pages a person opens: the chat, the status page, the login page and their static files.
+"""The pages a person opens: the chat, the documents, the status page, the login page and their static files.
 
 Pages are shells: they hold no data of any person. Everything shown in them is fetched by their scripts from the API,
 which is where access is checked. Nothing here reads the database or the broker.
@@ -7,6 +7,7 @@ which is where access is checked. Nothing here reads the database or the broker.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,8 @@ from flask import (
     url_for,
 )
 from werkzeug.wrappers import Response as BaseResponse
+
+from reef.knowledge.formats import KINDS, extensions_of
 
 STATIC_DIR: Final = Path(__file__).parent / "static"
 
@@ -68,14 +71,38 @@ def _static_tag() -> str:
     return digest.hexdigest()[:12]
 
 
-def _script_modules() -> list[str]:
-    """Every ES module, so that the page can ask for all of them at once instead of import by import."""
-    return sorted(path.relative_to(STATIC_DIR).as_posix() for path in (STATIC_DIR / "js").rglob("*.js"))
+_IMPORTS = re.compile(r"""^(?:import|export)\b[^;]*?from "(\.[^"]+)";""", re.MULTILINE)
+
+
+def _modules_of(entry: str) -> list[str]:
+    """Every ES module that this one needs, so that a page can ask for all at once instead of import by import."""
+    found: list[str] = []
+    waiting = [STATIC_DIR / entry]
+    while waiting:
+        module = waiting.pop()
+        name = module.relative_to(STATIC_DIR).as_posix()
+        if name not in found:
+            found.append(name)
+            waiting += [(module.parent / path).resolve() for path in _IMPORTS.findall(module.read_text("utf-8"))]
+    return sorted(found)
 
 
 ui = Blueprint("ui", __name__, template_folder="templates")
 STATIC_TAG: Final = _static_tag()
-SCRIPT_MODULES: Final = _script_modules()
+SCRIPTS: Final = {
+    page: _modules_of(f"js/{entry}")
+    for page, entry in {
+        "chat.html": "main.js",
+        "documents.html": "documents/main.js",
+        "document.html": "documents/viewer.js",
+        "status.html": "status.js",
+    }.items()
+}
+"""The modules of each page."""
+FORMATS_SHOWN: Final = {
+    label: [f".{extension}" for extension in extensions_of(kind)] for kind, (label, _families) in KINDS.items()
+}
+"""What can be read, by what people call it."""
 
 
 def asset(path: str) -> str:
@@ -86,7 +113,11 @@ def asset(path: str) -> str:
 def _page(template: str, status: int = 200, **context: object) -> Response:
     theme = request.cookies.get("reef_theme", "auto")
     html = render_template(
-        template, asset=asset, theme=theme if theme in THEMES else "auto", modules=SCRIPT_MODULES, **context
+        template,
+        asset=asset,
+        theme=theme if theme in THEMES else "auto",
+        modules=SCRIPTS.get(template, []),
+        **context,
     )
     response = make_response(html, status)
     response.headers.update(PAGE_HEADERS)
@@ -98,6 +129,18 @@ def _page(template: str, status: int = 200, **context: object) -> Response:
 def chat(session_id: str = "") -> Response:
     """The chat page; the session in its address is read by the page's script."""
     return _page("chat.html")
+
+
+@ui.get("/documents")
+def documents() -> Response:
+    """Upload, watch, find and remove documents."""
+    return _page("documents.html", kinds=KINDS, formats=FORMATS_SHOWN)
+
+
+@ui.get("/documents/<document_id>")
+def document(document_id: str) -> Response:
+    """One document with its passages; which one is read by the page's script, as is `?chunk=`, the passage to show."""
+    return _page("document.html")
 
 
 @ui.get("/status")

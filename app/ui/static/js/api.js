@@ -38,20 +38,20 @@ function fieldErrors(errors) {
   return found;
 }
 
-export async function call(method, path, body, headers = {}) {
+export async function call(method, path, body, headers = {}, timeoutMs = TIMEOUT_MS) {
   let response;
   try {
     response = await fetch(path, {
       method,
       headers: { Accept: "application/json", ...(body === undefined ? {} : { "Content-Type": "application/json" }), ...headers },
       body: body === undefined ? undefined : JSON.stringify(body),
-      signal: AbortSignal.timeout(TIMEOUT_MS),
+      signal: AbortSignal.timeout(timeoutMs),
     });
   } catch {
     throw new Problem(0, { detail: "The reef cannot be reached." });
   }
   if (response.status === 401) {
-    location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
+    toLogin();
   }
   if (response.status === 204) return null;
   let answer = {};
@@ -66,6 +66,10 @@ export async function call(method, path, body, headers = {}) {
     throw new Problem(response.status, answer);
   }
   return answer;
+}
+
+export function toLogin() {
+  location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
 }
 
 const V1 = "/api/v1";
@@ -97,6 +101,8 @@ export const chat = (personaId, sessionId, text, idempotencyKey) =>
   );
 export const stop = (runId) => call("POST", `${V1}/runs/${id(runId)}/stop`, {});
 export const eventsUrl = (runId, afterSeq) => `${V1}/runs/${id(runId)}/events?after=${afterSeq}`;
+
+export const uploadEventsUrl = (uploadId) => `${V1}/uploads/${id(uploadId)}/events`;
 
 export const status = () => call("GET", `${V1}/system/status`);
 export const models = () => call("GET", "/v1/models").then((answer) => answer.data.map((model) => model.id));

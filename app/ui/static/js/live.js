@@ -1,7 +1,7 @@
 // The line on which replies arrive: one WebSocket, found again when it breaks; server-sent events where a WebSocket
 // cannot get through. Sending is plain HTTP (api.js), which has status codes, Retry-After and idempotency keys.
 
-import { eventsUrl } from "./api.js";
+import { eventsUrl, uploadEventsUrl } from "./api.js";
 
 const BACKOFF_FIRST_MS = 300;
 const BACKOFF_MAX_MS = 10_000;
@@ -11,6 +11,9 @@ const OPEN_WITHIN_MS = 6_000;
 const FAILURES_BEFORE_SSE = 2;
 const SOCKET_AGAIN_MS = 60_000;
 const SESSIONS_WATCHED_MAX = 12;
+const UPLOADS_MAX = 16;
+const UPLOAD_SOURCES_MAX = 3;
+const UPLOAD_EVENTS = ["upload", "document"];
 const FINAL = new Set(["done", "stopped", "error"]);
 const EVENT_TYPES = ["queued", "started", "typing", "token", "restarted", "resumed", "done", "stopped", "error", "emotion", "tool_call", "citation", "notice"];
 
@@ -22,6 +25,7 @@ export class Live {
     this.state = "connecting";
     this.runs = new Map();
     this.sources = new Map();
+    this.uploads = new Set();
     this.watched = null;
     this.watchedHere = new Set();
     this.failures = 0;
@@ -69,8 +73,28 @@ export class Live {
 
   forget(run) {
     this.runs.delete(run.id);
-    this.sources.get(run.id)?.close();
-    this.sources.delete(run.id);
+    this.#closeSource(run.id);
+  }
+
+  /** Hear how this upload stands and what happens in it, now and after every reconnect. False: it follows enough. */
+  followUpload(uploadId) {
+    if (this.uploads.has(uploadId)) return true;
+    if (this.uploads.size >= UPLOADS_MAX) return false;
+    this.uploads.add(uploadId);
+    if (this.state === "sse") this.#openUploadSource(uploadId);
+    else this.#send({ type: "subscribe", upload_id: uploadId });
+    return true;
+  }
+
+  leaveUpload(uploadId) {
+    if (!this.uploads.delete(uploadId)) return;
+    this.#closeSource(uploadId);
+    this.#send({ type: "unsubscribe", upload_id: uploadId });
+  }
+
+  #closeSource(name) {
+    this.sources.get(name)?.close();
+    this.sources.delete(name);
   }
 
   #send(frame) {
@@ -96,6 +120,7 @@ export class Live {
     this.watchedHere.clear();
     if (this.watched) this.#sendWatch();
     for (const run of this.runs.values()) this.#send({ type: "resume", run_id: run.id, last_seq: run.cursor });
+    for (const uploadId of this.uploads) this.#send({ type: "subscribe", upload_id: uploadId });
     this.timers.ping = setInterval(() => this.#ping(), PING_EVERY_MS);
     this.#become("open");
   }
@@ -170,20 +195,32 @@ export class Live {
       return;
     }
     for (const run of this.runs.values()) this.#openSource(run);
+    for (const uploadId of this.uploads) this.#openUploadSource(uploadId);
     this.#become("sse");
   }
 
   #openSource(run) {
-    if (this.sources.has(run.id)) return;
-    const source = new EventSource(eventsUrl(run.id, run.cursor));
-    this.sources.set(run.id, source);
-    const receive = (message) => {
-      const event = JSON.parse(message.data);
+    this.#source(run.id, eventsUrl(run.id, run.cursor), EVENT_TYPES, (event) => {
       run.synced = true;
       if (FINAL.has(event.type)) this.forget(run);
+    });
+  }
+
+  /** A browser opens only a few connections to one host: who follows more uploads asks now and then instead. */
+  #openUploadSource(uploadId) {
+    if (this.sources.size < UPLOAD_SOURCES_MAX) this.#source(uploadId, uploadEventsUrl(uploadId), UPLOAD_EVENTS, () => {});
+  }
+
+  #source(name, url, types, before) {
+    if (this.sources.has(name)) return;
+    const source = new EventSource(url);
+    this.sources.set(name, source);
+    const receive = (message) => {
+      const event = JSON.parse(message.data);
+      before(event);
       this.onEvent(event);
     };
-    for (const type of EVENT_TYPES) {
+    for (const type of types) {
       // an `error` without data is EventSource's own: the connection broke, and it reconnects by itself
       source.addEventListener(type, (message) => message.data !== undefined && receive(message));
     }

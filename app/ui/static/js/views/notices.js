@@ -5,7 +5,9 @@ import { byId } from "../dom.js";
 const BANNER_AFTER_MS = 900;
 const SAY_CHARS_MAX = 1200;
 
-export function connectionBanner(store) {
+const LOST = "Connection lost, trying again… What you have stays, and the reply goes on when it is back.";
+
+export function connectionBanner(store, words = LOST) {
   const banner = byId("banner");
   let timer = null;
   store.on("connection", (state) => {
@@ -13,7 +15,7 @@ export function connectionBanner(store) {
     if (state === "lost") {
       // a blink that mends itself needs no words
       timer = setTimeout(() => {
-        banner.textContent = "Connection lost, trying again… What you have stays, and the reply goes on when it is back.";
+        banner.textContent = words;
         banner.hidden = false;
       }, BANNER_AFTER_MS);
     } else banner.hidden = true;
