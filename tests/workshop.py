@@ -12,8 +12,9 @@ import redis
 import sqlalchemy as sa
 
 from reef.contracts.events import Event
-from reef.contracts.jobs import EmbedJob, EmbedTextsJob, IndexJob, Job, ParseJob, QueryJob
-from reef.knowledge import asking, documents, stages
+from reef.contracts.jobs import ChatJob, EmbedJob, EmbedTextsJob, GroundJob, IndexJob, Job, ParseJob, QueryJob
+from reef.conversation.reply import write_reply
+from reef.knowledge import asking, documents, grounding, stages
 from reef.knowledge.documents import Document, Wanted
 from reef.knowledge.exact import ExactVectors
 from reef.knowledge.flow import Flow
@@ -27,11 +28,13 @@ from reef.ports import DeviceContext, Engine, KnowledgeContext, StopReason
 from reef.records.database import Database
 from reef.records.tables import jobs
 from reef.topology import load_topology
+from workers.engines.simulated import SimulatedEngine
 from workers.engines.simulated_knowledge import SimulatedEmbedding, SimulatedParser
 
 QUEUES = """
 version: 1
 pools:
+  chat: {queue: chat, devices: [simulated], engine: simulated, streams: 2}
   embed: {queue: embed, devices: [simulated], engine: simulated, streams: 4}
   index: {queue: index, devices: [simulated], engine: simulated, streams: 2}
 """
@@ -40,6 +43,8 @@ BODIES = {
     EmbedJob: stages.embed_documents,
     IndexJob: stages.index_documents,
     QueryJob: asking.answer_query,
+    GroundJob: grounding.ground,
+    ChatJob: write_reply,
     EmbedTextsJob: asking.embed_texts,
 }
 KINDS: dict[str, type[Job]] = {kind.TASK: kind for kind in BODIES}
@@ -107,6 +112,9 @@ class Workshop:
         self.engines: dict[str, Engine] = {
             "embed": SimulatedEmbedding("simulated"),
             "index": SimulatedParser("simulated"),
+            "chat": SimulatedEngine(
+                "simulated:token_ms=0", context_tokens=4096, hang_s=60, trace_file=directory / "trace"
+            ),
         }
         self.holds = Holds()
         self.writer = Unheard()
