@@ -50,6 +50,8 @@ METRICS: dict[str, Declared] = {
     "coralreef_pool_jobs": Declared("gauge", "Waiting and running jobs of a pool.", ("pool", "state")),
     "coralreef_node_up": Declared("gauge", "1 for a worker that is ready.", ("node", "pool")),
     "coralreef_node_running": Declared("gauge", "Jobs a worker runs now.", ("node", "pool")),
+    "coralreef_documents": Declared("gauge", "Documents by state.", ("state",)),
+    "coralreef_uploads": Declared("gauge", "Uploads by state.", ("state",)),
     # workers
     "coralreef_replies_total": Declared("counter", "Replies by how they ended.", ("node", "pool", "outcome")),
     "coralreef_prompt_tokens_total": Declared("counter", "Prompt tokens processed.", ("node", "pool")),
@@ -58,6 +60,10 @@ METRICS: dict[str, Declared] = {
     "coralreef_time_to_first_token_seconds": Declared(
         "histogram", "From the worker's claim to the first token.", ("node", "pool")
     ),
+    "coralreef_files_total": Declared(
+        "counter", "Files that a stage took to its end, by how.", ("node", "pool", "stage", "outcome")
+    ),
+    "coralreef_search_seconds": Declared("histogram", "Time to find the passages of a question.", ("node", "pool")),
     "coralreef_reply_seconds": Declared("histogram", "From the worker's claim to the end.", ("node", "pool")),
 }
 
@@ -99,6 +105,8 @@ class WorkerMetrics:
         self._queue = histogram("coralreef_queue_seconds", self.registry)
         self._first = histogram("coralreef_time_to_first_token_seconds", self.registry)
         self._reply = histogram("coralreef_reply_seconds", self.registry)
+        self._files = counter("coralreef_files_total", self.registry)
+        self._search = histogram("coralreef_search_seconds", self.registry)
 
     def observe(self, measures: ReplyMeasures) -> None:
         """Count a reply that ended."""
@@ -109,6 +117,14 @@ class WorkerMetrics:
         self._reply.labels(**self._labels).observe(measures.total_s)
         if measures.first_token_s is not None:
             self._first.labels(**self._labels).observe(measures.first_token_s)
+
+    def count_files(self, stage: str, outcome: str, files: int) -> None:
+        """Count files that a stage took to its end."""
+        self._files.labels(stage=stage, outcome=outcome, **self._labels).inc(files)
+
+    def observe_search(self, seconds: float) -> None:
+        """Count a search."""
+        self._search.labels(**self._labels).observe(seconds)
 
     def text(self) -> str:
         """All of it in Prometheus text format."""

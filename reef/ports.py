@@ -265,6 +265,9 @@ class KnowledgeContext(msgspec.Struct, frozen=True):
     index: KnowledgeIndex
     hand_on: Callable[[JobRecord], None]
     """Sends the hint of a job of another pool; one that the broker does not take is the sweeper's to send."""
+    count_files: Callable[[str, str, int], None] = lambda _stage, _outcome, _files: None
+    """Called with the stage, how it ended, and how many files."""
+    observe_search: Callable[[float], None] = lambda _seconds: None
 
 
 class ReplyMeasures(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from reef.knowledge.originals import Originals
 from reef.knowledge.progress import Progress
 from reef.knowledge.vectors import VectorIndex, Vectors
 from reef.ledger import Ledger
+from reef.metrics import WorkerMetrics
 from reef.ports import KnowledgeContext
 from reef.records.database import Database
 from reef.settings import Settings
@@ -25,7 +26,15 @@ def make_flow(ledger: Ledger, settings: Settings, dispatcher: Dispatcher, client
     return Flow(ledger, dispatcher.topology, originals, Progress(client, ledger.database), dispatcher.send_or_leave)
 
 
-def knowledge_context(flow: Flow, database: Database, chroma_url: str, dispatcher: Dispatcher) -> KnowledgeContext:
+def knowledge_context(
+    flow: Flow, database: Database, chroma_url: str, dispatcher: Dispatcher, metrics: WorkerMetrics
+) -> KnowledgeContext:
     """What tasks of knowledge find in their worker. Without a vector server the records themselves are searched."""
     vectors: Vectors = VectorIndex(chroma_url) if chroma_url else ExactVectors(database)
-    return KnowledgeContext(flow, PassageIndex(database, vectors), partial(dispatcher.send_or_leave, prefer=True))
+    return KnowledgeContext(
+        flow,
+        PassageIndex(database, vectors),
+        partial(dispatcher.send_or_leave, prefer=True),
+        metrics.count_files,
+        metrics.observe_search,
+    )

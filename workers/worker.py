@@ -76,7 +76,7 @@ class Worker:
                 ),
                 note_affinity=self._note_affinity,
                 observe=metrics.observe,
-                knowledge=self._knowledge(worker.app, ledger),
+                knowledge=self._knowledge(worker.app, ledger, metrics),
             )
         )
         self.heartbeat.ready(engine.name, engine.model, lambda: leases.running, metrics.text)
@@ -100,7 +100,7 @@ class Worker:
         self.heartbeat.state("failed", reason)
         self.heartbeat.write()
 
-    def _knowledge(self, app: Any, ledger: Ledger) -> KnowledgeContext | None:
+    def _knowledge(self, app: Any, ledger: Ledger, metrics: WorkerMetrics) -> KnowledgeContext | None:
         """Only in the pools that have a part in it: a chat worker that died must be back soon."""
         if self.pool.name not in KNOWLEDGE_POOLS:
             return None
@@ -109,7 +109,7 @@ class Worker:
         topology = load_topology(self.settings.queues_file, self.settings.model)
         dispatcher = Dispatcher(self.settings, topology, app)
         flow = make_flow(ledger, self.settings, dispatcher, self.client)
-        self.knowledge = knowledge_context(flow, self.database, self.settings.chroma_url, dispatcher)
+        self.knowledge = knowledge_context(flow, self.database, self.settings.chroma_url, dispatcher, metrics)
         return self.knowledge
 
     def _note_affinity(self, session_id: str) -> None:

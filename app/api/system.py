@@ -37,6 +37,7 @@ from app.web import Answer, Call
 from reef import keys
 from reef.contracts.nodes import decode_report
 from reef.knowledge import heartbeat
+from reef.knowledge.documents import count_states
 from reef.ledger import JobRecord, PoolLoad
 from reef.metrics import WorkerTexts, gauge
 from reef.models.catalogue import CatalogueEntry, load_catalogue
@@ -249,7 +250,13 @@ def _dead(record: JobRecord) -> DeadJob:
 def _ledger_gauges(services: Services, registry: CollectorRegistry) -> None:
     by_state = gauge("coralreef_jobs", registry)
     by_pool = gauge("coralreef_pool_jobs", registry)
+    of_documents = gauge("coralreef_documents", registry)
+    of_uploads = gauge("coralreef_uploads", registry)
     try:
+        for state, count in count_states(services.database).items():
+            of_documents.labels(state=state).set(count)
+        for state, count in services.uploads.counts().items():
+            of_uploads.labels(state=state).set(count)
         for state, count in services.ledger.counts().items():
             by_state.labels(state=state).set(count)
         for pool in services.topology.pools:

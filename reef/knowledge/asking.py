@@ -46,6 +46,7 @@ def answer_query(context: DeviceContext, claim: Claim, job: QueryJob, writer: Ru
     tokens = sum(engine.count_tokens([job.question]))
     searched = time.monotonic()
     result = QueryResult(passages, engine.model, tokens, round(embedded - began, 5), round(searched - embedded, 5))
+    context.ingestion.observe_search(searched - began)
     if context.ledger.finish(claim, "done", result=msgspec.to_builtins(result)):
         writer.emit(Done(usage=Usage(tokens, 0), message_id=""))
 

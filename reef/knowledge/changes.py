@@ -139,7 +139,10 @@ def _take_places(connection: sa.Connection, row: Any, now: float) -> list[Change
     """In each of its stores this document stands for its name, unless a newer one does."""
     others = connection.execute(
         sa.select(documents.c.id, documents.c.created_at).where(
-            documents.c.name == row["name"], documents.c.id != row["id"], documents.c.state == "indexed"
+            documents.c.name == row["name"],
+            documents.c.id != row["id"],
+            documents.c.state == "indexed",
+            documents.c.sha256 != row["sha256"],  # the same text again takes nobody's place
         )
     ).mappings()
     changes: list[Change] = []

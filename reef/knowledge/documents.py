@@ -15,6 +15,7 @@ from reef.knowledge.formats import Kind, extensions_of
 from reef.knowledge.model import UNSETTLED_STATES
 from reef.knowledge.progress import Change
 from reef.knowledge.uploads import UploadClosed, check_stores, retry
+from reef.records.database import Database
 from reef.records.tables import chunks, document_stores, documents
 
 LISTED_MAX = 500
@@ -96,6 +97,13 @@ def list_documents(flow: Flow, wanted: Wanted, limit: int, offset: int) -> tuple
         total = connection.execute(sa.select(sa.func.count()).select_from(documents).where(condition)).scalar_one()
         stores = _stores(connection, [row["id"] for row in rows])
     return [Document(**row, stores=stores.get(row["id"], [])) for row in rows], total
+
+
+def count_states(database: Database) -> dict[str, int]:
+    """Number of documents in each state."""
+    query = sa.select(documents.c.state, sa.func.count()).group_by(documents.c.state)
+    with database.read() as connection:
+        return dict(connection.execute(query))
 
 
 def get_document(flow: Flow, document_id: str) -> Document:

@@ -97,6 +97,7 @@ class _Batch:
         self.context, self.claim, self.hold = context, claim, hold
         self.flow = context.ingestion.flow
         self.mine = documents.c.job_id == claim.job.id
+        self.stage = claim.job.task.rpartition(".")[2]
 
     def rows(self, document_id: str = "") -> list[Any]:
         """The documents of this job (or that one of them), without those whose upload was paused meanwhile."""
@@ -129,15 +130,17 @@ class _Batch:
             self.finish("cancelled")
         raise _Given
 
-    def settle(self, write: Write) -> bool:
-        """Write a document's outcome, if the claim still stands. Raises Fenced. False where it wrote nothing."""
+    def settle(self, write: Write) -> None:
+        """Write a document's outcome, if the claim still stands. Raises Fenced."""
         now = time.time()
         with self.context.database.write() as connection:
             check_claim(connection, self.claim)
             told = write(connection, now)
         self.flow.progress.tell(told)
+        for state in {change.state for change in told}:
+            files = sum(change.state == state for change in told)
+            self.context.ingestion.count_files(self.stage, state, files)
         self.hold.progressed()
-        return bool(told)
 
     def still(self, connection: sa.Connection, document_id: str) -> bool:
         """Whether a document is ours yet: it may have been cancelled or deleted."""

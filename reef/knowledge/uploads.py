@@ -106,6 +106,12 @@ class Uploads:
         with self.database.read() as connection:
             return [_upload(row) for row in connection.execute(query).mappings()]
 
+    def counts(self) -> dict[str, int]:
+        """Number of uploads in each state."""
+        query = sa.select(uploads.c.state, sa.func.count()).group_by(uploads.c.state)
+        with self.database.read() as connection:
+            return dict(connection.execute(query))
+
     def close(self, upload_id: str) -> Upload:
         """No more files will come: it is done as soon as those that came are. Raises UnknownUpload."""
         return self._change(upload_id, ("open",), "running")

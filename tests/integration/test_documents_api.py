@@ -325,7 +325,7 @@ def test_memory_does_not_grow_with_the_file(start_reef: StartReef, tmp_path: Pat
 
     reef = start_reef(KNOWLEDGE_QUEUES)
     size = 200_000_000
-    web = psutil.Process(reef.processes.pids()["web"])
+    (web,) = psutil.Process(reef.processes.pids()["web"]).children()  # the process of the pool is its parent
     with reef.client() as http:
         send(http, {"warm.txt": "warm words"})
         before = web.memory_info().rss

@@ -265,10 +265,11 @@ def test_the_same_file_twice_is_done_once(shop: Workshop) -> None:
     shop.run_all()
     assert shop.states() == {"a.txt": "indexed", "b.txt": "indexed", "bad.txt": "failed", "worse.txt": "failed"}
     a, b = (shop.documents(text=name)[0] for name in ("a.txt", "b.txt"))
+    assert ask(shop, "the very same words") == ["a.txt"]
     assert (a.duplicate_of, b.duplicate_of) == (None, a.id)
     assert count(shop, chunks) == 1
-    third = shop.add({"c.txt": "the very same words"})
-    assert shop.states(upload_id=third) == {"c.txt": "indexed"}
+    third = shop.add({"c.txt": "the very same words", "a.txt": "the very same words"})
+    assert shop.states(upload_id=third) == {"a.txt": "indexed", "c.txt": "indexed"}
     assert shop.uploads.get(third).state == "done"
     assert not shop.waiting()
 

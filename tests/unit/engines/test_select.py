@@ -148,3 +148,31 @@ def test_fallback_at_loading(tmp_path: Path) -> None:
     assert engine.steps() > 0
     assert engine.count_tokens([ChatMessage("user", "hi")]) == result.prompt_tokens
     engine.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "says"),
+    [
+        ("chat", "parser", "cannot be served by engine 'parser'"),
+        ("embed", "llama", "cannot be served by engine 'llama'"),
+        ("media", "auto", "No engine of this version serves pool media"),
+    ],
+)
+def test_a_pool_gets_an_engine_that_can_do_its_tasks(tmp_path: Path, name: str, engine: str, says: str) -> None:
+    """One that cannot is refused when the worker starts, with those that can."""
+    path = tmp_path / "queues.yaml"
+    path.write_text(f"version: 1\npools:\n  {name}: {{queue: q, devices: [cpu], engine: {engine}}}\n")
+    of = load_topology(path).pool(name)
+    with pytest.raises(EngineError, match=says):
+        choose_engine(Settings(data_dir=tmp_path), of, of.devices[0])
+
+
+@pytest.mark.parametrize("name", ["embed", "index"])
+def test_simulated_devices_of_knowledge_say_what_they_are(tmp_path: Path, name: str) -> None:
+    """They are chosen by name only, and what they make is labelled."""
+    path = tmp_path / "queues.yaml"
+    path.write_text(f"version: 1\npools:\n  {name}: {{queue: q, devices: [simulated]}}\n")
+    of = load_topology(path).pool(name)
+    engine = choose_engine(Settings(data_dir=tmp_path), of, of.devices[0])
+    assert engine.name == "simulated"
+    engine.close()

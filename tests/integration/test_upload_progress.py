@@ -1,0 +1,120 @@
+"""How uploads are told: how often, in which order, and what remains when the broker was away."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+import redis
+from workshop import Workshop
+
+from reef import keys, streams
+from reef.contracts.events import DocumentChanged, UploadEvent, UploadProgress
+from reef.knowledge.progress import Change, Progress
+from reef.records.database import Database, migrate
+
+
+class Broker(Protocol):
+    url: str
+
+
+@pytest.fixture
+def shop(shared_redis: Broker, tmp_path: Path) -> Iterator[Workshop]:
+    url = f"sqlite:///{tmp_path / 'reef.db'}"
+    migrate(url)
+    database = Database(url)
+    with redis.Redis.from_url(shared_redis.url) as client:
+        made = Workshop(database, client, tmp_path)
+        yield made
+        made.progress.close()
+    database.dispose()
+
+
+def told(shop: Workshop, upload_id: str) -> list[UploadEvent]:
+    return streams.read_upload(shop.client, upload_id, 0)
+
+
+def test_counts_are_told_at_most_four_times_a_second_by_all_processes_together(shop: Workshop) -> None:
+    """Three processes that are busy with one upload for a second share the four tellings of each second."""
+    upload_id = shop.uploads.create("busy", ["shared"]).id
+    others = [Progress(shop.client, shop.database) for _ in range(3)]
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        for other in others:
+            other.touch([upload_id])
+        time.sleep(0.005)
+    for other in others:
+        other.close()
+    counts = [event for event in told(shop, upload_id) if isinstance(event, UploadProgress)]
+    span_ms = (counts[-1].seq - counts[0].seq) / streams.NUMBERS_PER_MS
+    assert 3 <= len(counts) <= span_ms / keys.UPLOAD_TOLD_MS + 2
+
+
+def test_every_change_of_a_document_is_told_in_order(shop: Workshop) -> None:
+    """Each state once, with its name and reason; the stream is capped and expires."""
+    upload_id = shop.add({"a.txt": "words", "bad.txt": "!bad"})
+    shop.run_all()
+    shop.progress.close()
+    changes = [event for event in told(shop, upload_id) if isinstance(event, DocumentChanged)]
+    assert [event.state for event in changes if event.name == "a.txt"] == [
+        "queued", "parsing", "embedding", "embedding", "indexing", "indexed",
+    ]  # fmt: skip
+    last = [event for event in changes if event.name == "bad.txt"][-1]
+    assert (last.state, last.reason_code, bool(last.reason)) == ("failed", "corrupt", True)
+    assert 0 < shop.client.ttl(keys.upload_events(upload_id)) <= keys.UPLOAD_EVENTS_TTL_S  # type: ignore[operator]
+
+
+def test_an_older_word_about_a_document_is_not_told(shop: Workshop) -> None:
+    """Two processes may tell in the wrong order; a client never sees a document go back."""
+    upload_id = shop.uploads.create("order", ["shared"]).id
+    newer = Change("d", upload_id, "a.txt", "indexed", 20.0)
+    older = Change("d", upload_id, "a.txt", "indexing", 10.0)
+    one, other = (Progress(shop.client, shop.database) for _ in range(2))
+    one.tell([newer])
+    one.close()
+    other.tell([older, Change("e", upload_id, "b.txt", "queued", 10.0)])
+    other.close()
+    states = [(event.document_id, event.state) for event in told(shop, upload_id) if isinstance(event, DocumentChanged)]
+    assert states == [("d", "indexed"), ("e", "queued")]
+
+
+def test_a_broker_that_was_away_hears_it_later(own_redis: Broker, shop: Workshop, tmp_path: Path) -> None:
+    """What happened meanwhile is told when it is back; nobody waited for it."""
+    with redis.Redis.from_url(own_redis.url, socket_timeout=0.5, retry=None) as client:
+        progress = Progress(client, shop.database)
+        upload_id = shop.uploads.create("away", ["shared"]).id
+        own_redis.stop()  # type: ignore[attr-defined]
+        began = time.monotonic()
+        progress.tell([Change("d", upload_id, "a.txt", "queued", 1.0)])
+        assert time.monotonic() - began < 0.2
+        time.sleep(0.3)
+        own_redis.start()  # type: ignore[attr-defined]
+        deadline = time.monotonic() + 10
+        while len(streams.read_upload(client, upload_id, 0)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        progress.close()
+        assert not [thread for thread in threading.enumerate() if thread is progress._thread]
+
+
+def test_a_rate_and_an_end_are_estimated(shop: Workshop) -> None:
+    """Files and bytes per second of the last half minute, and from them the time that is left."""
+    upload_id = shop.add({f"{n}.txt": f"words {n}" for n in range(40)})
+    from reef.contracts.jobs import EmbedJob, IndexJob, ParseJob
+
+    for kind in (ParseJob, EmbedJob, IndexJob):
+        shop.run(shop.waiting(kind)[0])
+    from reef.knowledge.progress import measure
+
+    with shop.database.read() as connection:
+        counts = measure(connection, upload_id, time.time() + 1.0)
+    assert counts is not None
+    assert 0 < counts.files["indexed"] < 40
+    assert counts.files_per_s > 0
+    assert counts.bytes_per_s > 0
+    assert counts.eta_s is not None
+    assert counts.eta_s == pytest.approx((40 - counts.files["indexed"]) / counts.files_per_s, rel=0.1)
