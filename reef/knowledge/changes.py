@@ -13,11 +13,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from reef.knowledge.model import MOVING_STATES
 from reef.knowledge.progress import Change
 from reef.ledger import Claim
 from reef.records.tables import document_stores, documents, jobs
 
 IDS_AT_ONCE = 500
+_LOCK = "SELECT pg_advisory_xact_lock(7461726566)"
 ALIVE = ("queued", "parsing", "embedding", "indexing", "indexed")
 _CHANGE = [documents.c.id.label("document_id"), documents.c.state_at.label("at")] + [
     documents.c[name] for name in ("upload_id", "name", "state", "reason", "reason_code", "duplicate_of")
@@ -26,6 +28,15 @@ _CHANGE = [documents.c.id.label("document_id"), documents.c.state_at.label("at")
 
 class Fenced(Exception):
     """The job belongs to another claim now, or has ended: nothing may be written for it."""
+
+
+def alone(connection: sa.Connection) -> None:
+    """From here to its end this transaction is the only one that decides about documents of the same content or name.
+
+    To be called before anything else is locked. SQLite has one writer at a time anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text(_LOCK))
 
 
 def check_claim(connection: sa.Connection, claim: Claim) -> None:
@@ -71,6 +82,17 @@ def _same_content(connection: sa.Connection, row: Any) -> Any:
     ).mappings()
     stores = stores_of(connection, row["id"])
     return next((other for other in candidates if stores_of(connection, other["id"]) == stores), None)
+
+
+def admit_again(connection: sa.Connection, now: float) -> list[Change]:
+    """Documents that wait for one of the same content which has come to its end, or is gone: their lot is cast anew."""
+    original = documents.alias("original")
+    goes_on = sa.exists().where(original.c.id == documents.c.duplicate_of, original.c.state.in_(MOVING_STATES))
+    query = sa.select(documents.c.id).where(
+        documents.c.state == "queued", documents.c.duplicate_of.is_not(None), ~goes_on
+    )
+    ids = connection.execute(query.order_by(documents.c.created_at, documents.c.id)).scalars().all()
+    return [change for document_id in ids for change in admit(connection, document_id, now)]
 
 
 def indexed(connection: sa.Connection, document_id: str, now: float) -> list[Change]:

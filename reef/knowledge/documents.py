@@ -103,7 +103,7 @@ def count_states(database: Database) -> dict[str, int]:
     """Number of documents in each state."""
     query = sa.select(documents.c.state, sa.func.count()).group_by(documents.c.state)
     with database.read() as connection:
-        return dict(connection.execute(query))
+        return dict(connection.execute(query).all())
 
 
 def get_document(flow: Flow, document_id: str) -> Document:
@@ -134,6 +134,7 @@ def delete_document(flow: Flow, document_id: str) -> None:
     """
     now = time.time()
     with flow.database.write() as connection:
+        changes.alone(connection)
         document = _find(connection, document_id)
         told = changes.leave(connection, [document_id], "deleted", now)
         if document.chunk_count == 0 and document.state in ("receiving", "queued", "failed", "cancelled", "replaced"):
@@ -151,6 +152,7 @@ def set_stores(flow: Flow, document_id: str, stores: Sequence[str]) -> Document:
     """
     now = time.time()
     with flow.database.write() as connection:
+        changes.alone(connection)
         document = _find(connection, document_id)
         wanted = check_stores(connection, stores)
         told = []
@@ -179,6 +181,7 @@ def _set_stores(connection: sa.Connection, document: Document, stores: list[str]
 def retry_document(flow: Flow, document_id: str) -> Document:
     """Try a failed document again. Raises UnknownDocument and UploadClosed where there is nothing to try."""
     with flow.database.write() as connection:
+        changes.alone(connection)
         document = _find(connection, document_id)
         if document.state in UNSETTLED_STATES:
             return document

@@ -44,7 +44,6 @@ RECEIVING_KEPT_S = 24 * 3600.0
 """A file whose bytes stop coming is given up after this."""
 OPEN_KEPT_S = 24 * 3600.0
 """An upload that gets no more files is closed after this."""
-_LOCK = "SELECT pg_advisory_xact_lock(7461726566)"
 
 Send = Callable[[JobRecord], None]
 
@@ -97,9 +96,8 @@ class Flow:
         """Settle what ended and make the jobs that there is room for; gives how many were made."""
         now = time.time()
         with self.database.write() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(sa.text(_LOCK))
-            told = self._reap(connection, now)
+            changes.alone(connection)
+            told = self._reap(connection, now) + changes.admit_again(connection, now)
             made = [job for stage in STAGES for job in self._fill(connection, stage, told, now)]
             made += self._index(connection)
             touched = close_finished(connection, now)

@@ -130,10 +130,15 @@ class _Batch:
             self.finish("cancelled")
         raise _Given
 
-    def settle(self, write: Write) -> None:
-        """Write a document's outcome, if the claim still stands. Raises Fenced."""
+    def settle(self, write: Write, *, alone: bool = False) -> None:
+        """Write a document's outcome, if the claim still stands. Raises Fenced.
+
+        `alone`: it decides about others of the same content or name, too.
+        """
         now = time.time()
         with self.context.database.write() as connection:
+            if alone:
+                changes.alone(connection)
             check_claim(connection, self.claim)
             told = write(connection, now)
         self.flow.progress.tell(told)
@@ -208,7 +213,7 @@ def _parse_one(batch: _Batch, row: Any) -> None:
     try:
         if members.is_archive(row["name"]):
             inside = members.unpack(batch.flow.originals, path, row["name"], batch.hold)
-            batch.settle(lambda connection, now: _take_in(batch, connection, row, inside, now))
+            batch.settle(lambda connection, now: _take_in(batch, connection, row, inside, now), alone=True)
             return
         parsed, found = _read(batch, path, row["name"])
     except ParseFailed as error:
@@ -301,7 +306,7 @@ def _embed_all(batch: _Batch) -> None:
             except Cancelled:
                 batch.give_back()
             made += [(window.id, row.astype("<f4").tobytes()) for window, row in zip(some, vectors, strict=True)]
-        batch.settle(lambda connection, now, made=made: _store_vectors(connection, batch, made, now))  # type: ignore[misc]
+        _settle_vectors(batch, made)
         paused = left - {row["id"] for row in batch.rows()}
         left -= paused
     batch.settle(lambda connection, now: _finish_embedded(connection, batch, now))
@@ -323,6 +328,10 @@ def _windows_without_vector(batch: _Batch, document_ids: Iterable[str]) -> list[
 _SET_VECTOR = (
     windows.update().where(windows.c.id == sa.bindparam("window_id")).values(vector=sa.bindparam("new_vector"))
 )
+
+
+def _settle_vectors(batch: _Batch, made: list[tuple[int, bytes]]) -> None:
+    batch.settle(lambda connection, now: _store_vectors(connection, batch, made, now))
 
 
 def _store_vectors(connection: sa.Connection, batch: _Batch, made: list[tuple[int, bytes]], now: float) -> list[Change]:
@@ -355,7 +364,7 @@ def _index_all(batch: _Batch) -> None:
         batch.check()
         before = _stores(batch, taken)
         index.put(taken, batch.hold.progressed)
-        batch.settle(lambda connection, now, taken=taken, before=before: _show(connection, batch, before, now))  # type: ignore[misc]
+        _settle_shown(batch, before)
         _purge(batch)
 
 
@@ -372,6 +381,10 @@ def _take(batch: _Batch, most: int) -> list[str]:
 def _stores(batch: _Batch, document_ids: Sequence[str]) -> dict[str, set[str]]:
     with batch.context.database.read() as connection:
         return {document_id: changes.stores_of(connection, document_id) for document_id in document_ids}
+
+
+def _settle_shown(batch: _Batch, put: dict[str, set[str]]) -> None:
+    batch.settle(lambda connection, now: _show(connection, batch, put, now), alone=True)
 
 
 def _show(connection: sa.Connection, batch: _Batch, put: dict[str, set[str]], now: float) -> list[Change]:

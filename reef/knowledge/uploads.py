@@ -110,7 +110,7 @@ class Uploads:
         """Number of uploads in each state."""
         query = sa.select(uploads.c.state, sa.func.count()).group_by(uploads.c.state)
         with self.database.read() as connection:
-            return dict(connection.execute(query))
+            return dict(connection.execute(query).all())
 
     def close(self, upload_id: str) -> Upload:
         """No more files will come: it is done as soon as those that came are. Raises UnknownUpload."""
@@ -128,6 +128,7 @@ class Uploads:
         """End what is not indexed yet; what is indexed stays. Raises UnknownUpload."""
         now = time.time()
         with self.database.write() as connection:
+            changes.alone(connection)
             find_upload(connection, upload_id)
             connection.execute(
                 uploads.update()
@@ -146,6 +147,7 @@ class Uploads:
     def retry(self, upload_id: str) -> Upload:
         """Try its failed files again. Raises UnknownUpload and UploadClosed."""
         with self.database.write() as connection:
+            changes.alone(connection)
             upload = find_upload(connection, upload_id)
             if upload.state == "cancelled":
                 raise UploadClosed("This upload was cancelled; upload its files again.")
@@ -202,6 +204,7 @@ class Uploads:
         """All bytes of a file are here and kept: it goes on its way, unless it was cancelled meanwhile."""
         now = time.time()
         with self.database.write() as connection:
+            changes.alone(connection)
             came = connection.execute(
                 documents.update()
                 .where(documents.c.id == document_id, documents.c.state == "receiving")
@@ -222,6 +225,7 @@ class Uploads:
         for start in range(0, len(cleaned), FILES_TOGETHER):
             told: list[Change] = []
             with self.database.write() as connection:
+                changes.alone(connection)
                 upload = self._open(connection, upload_id, len(cleaned) - start, left_bytes)
                 for name, kept in cleaned[start : start + FILES_TOGETHER]:
                     document_id, changed = _insert(connection, upload, name, kept.size_bytes, kept)

@@ -274,6 +274,37 @@ def test_the_same_file_twice_is_done_once(shop: Workshop) -> None:
     assert not shop.waiting()
 
 
+def test_many_uploads_of_the_same_bytes_at_the_same_moment(shop: Workshop) -> None:
+    """Eight people send one file at once, and one of them deletes it: one copy is worked on, nobody waits for ever."""
+    threads = [threading.Thread(target=shop.add, args=({f"{n}.txt": "the same words"},)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    originals = [document for document in shop.documents() if document.duplicate_of is None]
+    assert len(originals) == 1
+    documents_of.delete_document(shop.flow, originals[0].id)
+    shop.run_all()
+    assert list(shop.states().values()) == ["indexed"] * 7
+    assert count(shop, chunks) == 1
+
+
+def test_who_waits_for_one_that_is_gone_goes_on(shop: Workshop) -> None:
+    """A duplicate whose original vanished without a word is worked on itself; one whose original is ready is ready."""
+    shop.add({"a.txt": "the same words"})
+    shop.add({"b.txt": "the same words"})
+    with shop.database.write() as connection:
+        connection.execute(documents.delete().where(documents.c.name == "a.txt"))
+    shop.flow.advance()
+    shop.run_all()
+    assert shop.states() == {"b.txt": "indexed"}
+    shop.add({"c.txt": "the same words"})
+    with shop.database.write() as connection:
+        connection.execute(documents.update().where(documents.c.name == "c.txt").values(state="queued"))
+    shop.flow.advance()
+    assert shop.states() == {"b.txt": "indexed", "c.txt": "indexed"}
+
+
 def test_a_duplicate_lives_on_when_its_original_goes(shop: Workshop) -> None:
     """Deleting what was worked on makes the other one worked on: what it says is still found."""
     shop.add({"a.txt": "unusual words about anemones"})
