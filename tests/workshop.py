@@ -28,7 +28,6 @@ from reef.ports import DeviceContext, Engine, KnowledgeContext, StopReason
 from reef.records.database import Database
 from reef.records.tables import jobs
 from reef.topology import load_topology
-from workers.engines.simulated import SimulatedEngine
 from workers.engines.simulated_knowledge import SimulatedEmbedding, SimulatedParser
 
 QUEUES = """
@@ -112,9 +111,6 @@ class Workshop:
         self.engines: dict[str, Engine] = {
             "embed": SimulatedEmbedding("simulated"),
             "index": SimulatedParser("simulated"),
-            "chat": SimulatedEngine(
-                "simulated:token_ms=0", context_tokens=4096, hang_s=60, trace_file=directory / "trace"
-            ),
         }
         self.holds = Holds()
         self.writer = Unheard()

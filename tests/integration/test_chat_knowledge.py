@@ -21,6 +21,7 @@ from reef.ports import ChatRequest, ChatResult, EngineError
 from reef.records.database import Database
 from reef.records.tables import documents, jobs
 from reef.topology import Topology
+from workers.engines.simulated import SimulatedEngine
 
 FACT = "The lighthouse keeper of Skagen is called Mette Holm"
 QUESTION = "Who is the lighthouse keeper of Skagen?"
@@ -35,6 +36,9 @@ def shop(any_database: Database, shared_redis: Broker, tmp_path: Path) -> Iterat
     """All three pools in this process."""
     with redis.Redis.from_url(shared_redis.url) as client:
         made = Workshop(any_database, client, tmp_path)
+        made.engines["chat"] = SimulatedEngine(
+            "simulated:token_ms=0", context_tokens=4096, hang_s=60, trace_file=tmp_path / "trace"
+        )
         yield made
         made.progress.close()
         made.engines["chat"].close()
