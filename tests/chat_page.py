@@ -15,6 +15,20 @@ LONG = "Tell me at length how a coral reef grows, step by step, and do not be br
 """A message whose answer takes a while."""
 
 
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+def assert_sound(page: Page) -> None:
+    """The checks that hold for every page in every state: names, order of headings, contrast, unique ids."""
+    assert page.evaluate("pageChecks.nameless()") == []
+    levels = page.evaluate("pageChecks.headingLevels()")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels)), levels
+    assert page.evaluate("pageChecks.lowContrast()") == []
+    assert page.evaluate("pageChecks.doubledIds()") == []
+
+
 def squeezed(text: str) -> str:
     """Text without white space: pages break lines where they like."""
     return "".join(text.split())

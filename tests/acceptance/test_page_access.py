@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chat_page import ChatPage, Console
+from chat_page import PHONE, ChatPage, Console, assert_sound
 from playwright.sync_api import BrowserContext, Page, expect
-
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-
-
-def assert_sound(page: Page) -> None:
-    """The checks that hold for every page in every state: names, order of headings, contrast, unique ids."""
-    assert page.evaluate("pageChecks.nameless()") == []
-    levels = page.evaluate("pageChecks.headingLevels()")
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in itertools.pairwise(levels)), levels
-    assert page.evaluate("pageChecks.lowContrast()") == []
-    assert page.evaluate("pageChecks.doubledIds()") == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -89,9 +89,10 @@ const took = (seconds) => (seconds < 1 ? `${Math.max(1, Math.round(seconds * 100
 
 function passage(found) {
   const [, name] = splitName(found.name);
-  const place = [pageWords(found.page_first, found.page_last), found.headings.join(" › ")].filter(Boolean).join(" · ");
+  const headings = found.headings.filter((heading) => heading !== found.title);
+  const place = [pageWords(found.page_first, found.page_last), headings.join(" › ")].filter(Boolean).join(" · ");
   const near = found.similarity === null ? "" : `Similarity ${found.similarity.toFixed(2)}`;
-  const text = found.text.replace(/\s+/g, " ").trim();
+  const text = plain(found.text);
   return h(
     "li",
     { class: "passage-found" },
@@ -100,4 +101,13 @@ function passage(found) {
     h("p", { class: "passage-text" }, text.length > EXCERPT_CHARS ? `${text.slice(0, EXCERPT_CHARS)}…` : text),
     h("p", { class: "passage-why" }, [near, found.why].filter(Boolean).join(" · ")),
   );
+}
+
+/** An excerpt for reading: without the marks of Markdown and the rulings of its tables. */
+function plain(text) {
+  return text
+    .replace(/!?\[([^\]]*)\]\([^)]*\)/g, "$1")
+    .replace(/^#+ |^[ |:-]+$|[`*|]+/gm, " ")
+    .replace(/\s+/g, " ")
+    .trim();
 }

@@ -1,5 +1,6 @@
 // The files a person means: from a drop (folders are walked), or from a file or folder field. Each as {path, file}.
 
+const byName = new Intl.Collator("en", { numeric: true });
 const HIDDEN = /(^|\/)(\.[^/]|__MACOSX(\/|$)|(Thumbs\.db|desktop\.ini)$)/i;
 
 /** From a field; a folder field says where in the folder each file was. */
@@ -36,9 +37,9 @@ async function listed(directory) {
 
 const opened = (entry) => new Promise((resolve) => entry.file(resolve, () => resolve(null)));
 
-/** What systems leave behind is not meant: {wanted, hidden}. */
+/** What systems leave behind is not meant: {wanted, hidden}; the wanted in the order of their names. */
 export function withoutHidden(files) {
-  const wanted = files.filter(({ path }) => !HIDDEN.test(path));
+  const wanted = files.filter(({ path }) => !HIDDEN.test(path)).sort((one, two) => byName.compare(one.path, two.path));
   return { wanted, hidden: files.length - wanted.length };
 }
 

@@ -126,7 +126,7 @@ class Row {
     this.element = h(
       "div",
       { role: "row" },
-      cell("check", h("label", {}, this.check)),
+      cell("choose", h("label", {}, this.check)),
       cell("name", this.link, h("span", { class: "document-about" }, this.folder, this.reason)),
       cell("state", h("span", { class: "state-line" }, h("span", { class: "dot", "aria-hidden": "true" }), this.state, this.again), this.bar),
       this.whose,

@@ -68,7 +68,7 @@ export class Tools {
 
   #drawStores() {
     const { store } = this.fields;
-    const options = [["", "Everybody’s"], [SHARED, "Shared with all"], ...this.board.personas.map((persona) => [persona.id, persona.name])];
+    const options = [["", "Any persona"], [SHARED, "Shared with all"], ...this.board.personas.map((persona) => [persona.id, persona.name])];
     store.replaceChildren(...options.map(([value, words]) => h("option", { value }, words)));
     store.value = this.shelf.wanted.store;
   }

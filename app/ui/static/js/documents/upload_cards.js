@@ -114,6 +114,7 @@ class CardView {
     const trouble = troubleOf(card);
     this.trouble.textContent = trouble;
     this.trouble.hidden = !trouble;
+    this.trouble.classList.toggle("warning", Boolean(card.sender?.trouble));
     this.#drawBar(tally);
     this.#drawButtons();
     this.#drawNow();

@@ -168,7 +168,7 @@ class Viewer {
     mark(this.text, chunk);
     const section = byId(`passage-${chunk.id}`);
     section.focus({ preventScroll: true });
-    const show = () => section.scrollIntoView({ block: "center" });
+    const show = () => section.scrollIntoView({ block: section.offsetHeight < innerHeight * 0.7 ? "center" : "start" });
     show();
     // what is off the screen has an estimated height until it was near: look again when it has its own
     requestAnimationFrame(() => requestAnimationFrame(show));
