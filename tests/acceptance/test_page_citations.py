@@ -13,6 +13,8 @@ from whole_product import Reef, running_reef
 
 FACT = "The lighthouse keeper of Skagen is called Mette Holm."
 QUESTION = "Who is the lighthouse keeper of Skagen?"
+OTHER_FACT = "Grenen's harbour master, Jens Lund, plays chess. "
+OTHER_QUESTION = "Which harbour master plays chess?"
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +24,10 @@ def reef(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reef]:
         yield started
 
 
-def ask(page: Page, reef: Reef) -> ChatPage:
+def ask(page: Page, reef: Reef, question: str = QUESTION) -> ChatPage:
     """A question in a new chat, answered."""
     chat = ChatPage(page, reef.url).open()
-    chat.say(QUESTION)
+    chat.say(question)
     chat.wait_told(1)
     return chat
 
@@ -57,9 +59,9 @@ def test_sources_stay_after_a_reload_and_fit_a_phone(new_context: Callable[..., 
     """What a reply rests on is stored with it, and the list is no wider than the screen."""
     page = new_context(**PHONE).new_page()
     shelf = DocumentsPage(page, reef.url).open()
-    shelf.drop({"a-file-with-a-very-long-name-that-no-phone-is-wide-enough-for.txt": FACT * 3})
+    shelf.drop({"a-file-with-a-very-long-name-that-no-phone-is-wide-enough-for.txt": OTHER_FACT * 3})
     shelf.wait_finished("1 file ready")
-    chat = ask(page, reef)
+    chat = ask(page, reef, OTHER_QUESTION)
     expect(chat.replies.last.locator(".source").first).to_be_visible()
     page.reload()
     expect(chat.replies.last.locator(".source").first).to_be_visible()
