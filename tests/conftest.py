@@ -120,21 +120,39 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 _databases_made = iter(range(1_000_000))
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite database, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "reef.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_server: str) -> str:
+    """Name of a migrated PostgreSQL database, to be copied."""
+    import psycopg
+
+    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
+        connection.execute("CREATE DATABASE migrated")
+    migrate(f"{postgres_server}/migrated")
+    return "migrated"
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A fresh, migrated database of each kind in turn."""
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'reef.db'}"
-    else:
-        import psycopg
+        shutil.copyfile(request.getfixturevalue("migrated_file"), tmp_path / "reef.db")
+        return f"sqlite:///{tmp_path / 'reef.db'}"
+    import psycopg
 
-        server: str = request.getfixturevalue("postgres_server")
-        name = f"test_{next(_databases_made)}"
-        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        url = f"{server}/{name}"
-    migrate(url)
-    return url
+    server: str = request.getfixturevalue("postgres_server")
+    template: str = request.getfixturevalue("migrated_template")
+    name = f"test_{next(_databases_made)}"
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    return f"{server}/{name}"
 
 
 @pytest.fixture
