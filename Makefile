@@ -22,10 +22,10 @@ PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input
 LAUNCHER := printf '\#!%s\nimport sys\n\nsys.path.insert(0, "%s")\nfrom cli.main import main\n\nmain(prog_name="coral-reef")\n' \
 	"$(CURDIR)/$(PY)" "$(CURDIR)" > $(VENV)/bin/coral-reef && chmod +x $(VENV)/bin/coral-reef
 
-.PHONY: help run install install-dev packages test lint unit lock bench soak clean
+.PHONY: help run install install-dev packages test lint unit lock bench bench-knowledge soak clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 run: install ## install what is missing, start everything, print the URL (MODEL=NAME or MODEL=path.gguf)
 	@exec $(PY) -m cli up $(if $(MODEL),--model "$(MODEL)") $(ARGS)
@@ -74,6 +74,18 @@ lock: ## compile requirements*.in to requirements*.txt
 
 bench: install-dev ## measure and print the figures of the documents (BENCH="chat" runs one of them)
 	@$(PY) -m bench $(BENCH)
+
+# the peer that the embedding library is measured beside; torch is needed by nothing else
+PEER_STAMP := build/peer/.installed-torch-2.13.0
+
+$(PEER_STAMP):
+	@echo "Installing sentence-transformers into build/peer (first time: a few minutes) ..."
+	@$(PYTHON) -m venv build/peer
+	@build/peer/bin/pip install --disable-pip-version-check --no-input -q torch==2.13.0 sentence-transformers
+	@touch $@
+
+bench-knowledge: install-dev $(PEER_STAMP) ## the figures of documents: embedding, parsing, searching, uploading
+	@$(PY) -m bench embeddings passages knowledge_search knowledge_quality ingestion
 
 soak: install-dev packages ## the minutes-long endurance runs
 	@$(PY) -m pytest -m soak --timeout=1800 $(ARGS)

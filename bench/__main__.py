@@ -6,7 +6,19 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import affinity, chat, flood, footprint, knowledge_search, overhead, passages, recovery
+from bench import (
+    affinity,
+    chat,
+    embeddings,
+    flood,
+    footprint,
+    ingestion,
+    knowledge_quality,
+    knowledge_search,
+    overhead,
+    passages,
+    recovery,
+)
 from bench.machine import load_average, this_machine
 from bench.product import alone
 from bench.report import Report
@@ -17,8 +29,11 @@ BENCHES: dict[str, tuple[str, Callable[[Report], None]]] = {
     "affinity": ("Second turn with and without session affinity", affinity.run),
     "recovery": ("A killed worker and a stopped reply", recovery.run),
     "flood": ("Two hundred chats at once", flood.run),
+    "embeddings": ("The embedding library beside sentence-transformers", embeddings.run),
     "passages": ("Files to text, and text to passages", passages.run),
     "knowledge_search": ("Searching twenty and a hundred thousand passages", knowledge_search.run),
+    "knowledge_quality": ("Whether the right passage is found", knowledge_quality.run),
+    "ingestion": ("Files in, chats beside them, questions afterwards", ingestion.run),
     "footprint": ("Memory, imports, and the time to get ready", footprint.run),
 }
 

@@ -7,18 +7,22 @@ that a question's passage is known whatever cuts documents in the product.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import msgspec
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from bench.knowledge_library import Piece, fill, open_library
 from bench.machine import ROOT
+from bench.product import DATA
 from bench.report import Goal, Report, Table
 from reef.knowledge.model import Passage
 from reef.knowledge.retrieval import SIMILARITY_MIN, Mode, Retriever
+from reef.topology import Device
+from workers.engines.encoder_files import DEFAULT_MODEL
+from workers.engines.tflite import TfliteEngine
 
 QUESTIONS = ROOT / "bench" / "knowledge_questions.yaml"
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/decisions/*.md")
@@ -28,7 +32,7 @@ DEPTH = 10
 MODES: tuple[Mode, ...] = ("vector", "text", "hybrid")
 THRESHOLDS = (0.0, 0.1, 0.14, 0.16, 0.18, 0.2, 0.25, 0.3, 0.4)
 
-Embed = Callable[[str], NDArray[np.float32]]
+HANG_S = 60.0
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -88,13 +92,15 @@ def _pieces(body: str) -> Iterator[str]:
         yield "\n".join(held).strip()
 
 
-def run(report: Report, embed: Embed) -> None:
+def run(report: Report) -> None:
     """Measure."""
     asked = read_questions()
-    with open_library("knowledge_quality") as library:
+    with open_library("knowledge_quality") as library, closing(_engine()) as engine:
+        engine.load(lambda share, note: None)
         pieces = sections()
-        fill(library, pieces, [embed(piece.shown()).tobytes() for piece in pieces])
-        retriever = Retriever(library.database, library.vectors, embed)
+        vectors = engine.embed_documents([piece.shown() for piece in pieces], threading.Event())
+        fill(library, pieces, [vector.tobytes() for vector in vectors])
+        retriever = Retriever(library.database, library.vectors, engine.embed_query)
         places = {mode: _places(retriever, asked.questions, mode) for mode in MODES}
         thresholds = _thresholds(retriever, asked)
     report.tables += [_quality(asked.questions, places), thresholds]
@@ -111,6 +117,17 @@ def run(report: Report, embed: Embed) -> None:
         f"nothing answers. Without a threshold but for the last table; the product's is {SIMILARITY_MIN}."
     )
     report.samples = {"places": {mode: list(found.values()) for mode, found in places.items()}}
+
+
+def _engine() -> TfliteEngine:
+    """The engine of an embed pool on all cores."""
+    return TfliteEngine(
+        DEFAULT_MODEL,
+        Device(name="cpu", kind="cpu"),
+        models_dir=DATA / "models" / "embeddings",
+        hang_s=HANG_S,
+        trace_file=DATA / "knowledge_quality.hang",
+    )
 
 
 def _places(retriever: Retriever, questions: Sequence[Question], mode: Mode) -> dict[str, int | None]:
