@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,23 @@ def test_many_threads_get_their_own_vectors(engine: EmbeddingsEngine, tiny: Path
     with EmbeddingsEngine(tiny, "cpu") as other, ThreadPoolExecutor(8) as pool:
         for text, row in zip(texts, pool.map(other.encode_query, texts), strict=True):
             np.testing.assert_allclose(row, expected[text], atol=1e-6)
+
+
+def test_two_threads_compute_two_texts_side_by_side(engine: EmbeddingsEngine, tiny: Path) -> None:
+    """Each device call waits for another one that runs beside it; the vectors are those of one thread."""
+    texts = [f"wind {n} sea" for n in range(8)]
+    together: threading.Barrier | None = None
+
+    @contextmanager
+    def beside() -> Iterator[None]:
+        if together is not None:
+            together.wait(30)
+        yield
+
+    with EmbeddingsEngine(tiny, "cpu", threads=2, guard=beside) as both:
+        together = threading.Barrier(2)
+        rows = both.encode(texts)
+    np.testing.assert_allclose(rows, engine.encode(texts), atol=1e-6)
 
 
 def test_a_call_already_cancelled_does_nothing(engine: EmbeddingsEngine) -> None:

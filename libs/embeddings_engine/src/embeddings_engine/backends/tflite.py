@@ -6,6 +6,7 @@ the delegate only, and every load is checked against the bundle's float32 vector
 
 from __future__ import annotations
 
+import queue
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -19,17 +20,28 @@ from embeddings_engine.models import Bundle
 from embeddings_engine.tokens import Item, Span, TokenReader
 
 DELEGATE_LIBRARY = "libedgetpu.so.1"
+CALLS_MAX = 4
+"""Texts computed side by side, each by an interpreter of its own, which takes some 100 MB."""
+
+Runners = dict[int, Any]
+"""An interpreter's signatures by how many tokens they read."""
 
 
 class TfliteBackend:
-    """backends.base.Backend over one interpreter; `run` is called by one thread at a time."""
+    """backends.base.Backend. On a CPU several interpreters of one thread: a text is too small to be shared out well."""
 
     def __init__(self, bundle: Bundle, *, device: str = "cpu", threads: int = 1) -> None:
         """Raises BackendUnavailable, ModelUnavailable or SelfTestFailed."""
         self._tokens = TokenReader(bundle.folder)
-        self._interpreter = _on_tpu(bundle, device) if device.startswith("tpu") else _on_cpu(bundle, threads)
-        self._runners = _runners(self._interpreter)
-        longest = max(self._runners)
+        calls = 1 if device.startswith("tpu") else max(1, min(threads, CALLS_MAX))
+        self._idle: queue.SimpleQueue[Runners] = queue.SimpleQueue()
+        longest = 0
+        for _ in range(calls):
+            runners = _runners(
+                _on_tpu(bundle, device) if device.startswith("tpu") else _on_cpu(bundle, threads // calls)
+            )
+            longest = max(runners)
+            self._idle.put(runners)
         self.traits = Traits(
             name="tflite",
             model=bundle.name,
@@ -38,6 +50,7 @@ class TfliteBackend:
             dimensions=bundle.dimensions,
             window_tokens=min(bundle.window_tokens, longest),
             batch_max=1,
+            calls_at_once=calls,
             query_prefix=bundle.query_prefix,
             document_prefix=bundle.document_prefix,
         )
@@ -53,26 +66,31 @@ class TfliteBackend:
         return self._tokens.windows(text, tokens_max)
 
     def run(self, items: Sequence[Item], *, query: bool) -> Vectors:
-        return np.stack([self._one(item.ids) for item in items])
+        runners = self._idle.get()
+        try:
+            return np.stack([_vector(runners, item.ids) for item in items])
+        finally:
+            self._idle.put(runners)
 
     def usage(self) -> Usage:
         return Usage()
 
     def close(self) -> None:
-        self._runners.clear()
-        self._interpreter = None
+        while not self._idle.empty():
+            self._idle.get()
 
-    def _one(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        length = next((length for length in self._runners if length >= len(ids)), None)
-        if length is None:
-            raise BackendFailed(f"a text of {len(ids)} tokens came to a model that reads {max(self._runners)}.")
-        padded, mask = np.zeros((1, length), np.int32), np.zeros((1, length), np.int32)
-        padded[0, : len(ids)], mask[0, : len(ids)] = ids, 1
-        try:
-            found = self._runners[length](ids=padded, mask=mask)
-        except (RuntimeError, ValueError) as error:
-            raise BackendFailed(f"the TFLite runtime failed on {len(ids)} tokens: {error}") from error
-        return np.asarray(found["vector"][0], dtype=np.float32)
+
+def _vector(runners: Runners, ids: Sequence[int]) -> NDArray[np.float32]:
+    length = next((length for length in runners if length >= len(ids)), None)
+    if length is None:
+        raise BackendFailed(f"a text of {len(ids)} tokens came to a model that reads {max(runners)}.")
+    padded, mask = np.zeros((1, length), np.int32), np.zeros((1, length), np.int32)
+    padded[0, : len(ids)], mask[0, : len(ids)] = ids, 1
+    try:
+        found = runners[length](ids=padded, mask=mask)
+    except (RuntimeError, ValueError) as error:
+        raise BackendFailed(f"the TFLite runtime failed on {len(ids)} tokens: {error}") from error
+    return np.asarray(found["vector"][0], dtype=np.float32)
 
 
 def check_probes(backend: Any, bundle: Bundle, longest: int) -> None:
@@ -89,7 +107,7 @@ def check_probes(backend: Any, bundle: Bundle, longest: int) -> None:
             )
 
 
-def _runners(interpreter: Any) -> dict[int, Any]:
+def _runners(interpreter: Any) -> Runners:
     names = [name for name in interpreter.get_signature_list() if re.fullmatch(r"s\d+", name)]
     if not names:
         raise ModelUnavailable("the TFLite file has no signatures s16, s32 …: build it with this library.")
