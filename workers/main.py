@@ -7,15 +7,14 @@ and everything else (workers/worker.py) is imported while the device is busy wit
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from reef.ports import Engine, EngineError
+from reef.priority import give_way
 from reef.settings import Settings, load_settings
 from reef.topology import Device, Pool, load_topology
 from workers.loading import Loading
@@ -23,19 +22,13 @@ from workers.logs import configure_logging
 
 log = logging.getLogger(__name__)
 
-AUTOGROUP = Path("/proc/self/autogroup")
-"""Priority of this process's group, on kernels that schedule sessions against each other."""
-
 
 def pin(pool: Pool, device: Device) -> None:
     """Give this process the device's CPU cores and the pool's priority."""
     if device.cores:
         os.sched_setaffinity(0, device.cores)
     if pool.nice:
-        os.nice(pool.nice)
-        # where the kernel groups processes by session, as desktops do, it compares groups and not the processes in them
-        with contextlib.suppress(OSError):
-            AUTOGROUP.write_text(str(pool.nice), encoding="ascii")
+        give_way(pool.nice)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,6 +30,7 @@ from reef.knowledge.parsing.wire import (
     frame,
 )
 from reef.ports import ParseFailed
+from reef.priority import give_way
 
 NICE = 15
 _NEW_USER, _NEW_NET = 0x10000000, 0x40000000
@@ -77,7 +78,7 @@ def _own_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _chain(limits: ParseLimits) -> None:
-    os.nice(NICE)
+    give_way(NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes_max, limits.memory_bytes_max))
     resource.setrlimit(resource.RLIMIT_FSIZE, (limits.written_bytes_max, limits.written_bytes_max))

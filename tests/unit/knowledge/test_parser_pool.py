@@ -16,6 +16,7 @@ import pytest
 from awkward_documents import PAGES_3000, pdf
 from awkward_files import ENGLISH
 
+from reef.knowledge.parsing.child import NICE
 from reef.knowledge.parsing.limits import MIB, ParseLimits
 from reef.knowledge.parsing.pool import ParserPool
 from reef.ports import Cancelled, ParseFailed
@@ -192,6 +193,8 @@ def test_children_are_bound(make_pool: MakePool) -> None:
     assert child.rlimit(psutil.RLIMIT_AS)[1] == limits.memory_bytes_max
     assert child.rlimit(psutil.RLIMIT_FSIZE)[1] == limits.written_bytes_max
     assert child.nice() > psutil.Process().nice() or child.nice() == 19
+    group = Path(f"/proc/{child.pid}/autogroup")  # only where the kernel has them
+    assert not group.exists() or group.read_text(encoding="ascii").endswith(f"nice {NICE}\n")
     assert not child.net_connections()
 
 

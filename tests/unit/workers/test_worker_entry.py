@@ -9,7 +9,8 @@ from pathlib import Path
 PIN = """
 from pathlib import Path
 from reef.topology import Device, Limits, Pool
-from workers.main import AUTOGROUP, pin
+from reef.priority import AUTOGROUP
+from workers.main import pin
 import os
 pool = Pool(name="index", queue="index", devices=(), engine="auto", model="", streams=1, context_tokens=256, nice=7,
             affinity=True, limits=Limits())
