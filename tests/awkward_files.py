@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import os
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -48,6 +49,17 @@ def zip_of(members: dict[str, bytes | str], method: int = zipfile.ZIP_DEFLATED) 
     with zipfile.ZipFile(memory, "w", method) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
+    return memory.getvalue()
+
+
+def tar_of(members: dict[str, bytes]) -> bytes:
+    """A .tar.gz with these members."""
+    memory = io.BytesIO()
+    with tarfile.open(fileobj=memory, mode="w:gz") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
     return memory.getvalue()
 
 

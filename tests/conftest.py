@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from services import ChromaServer, RedisServer, free_port
@@ -16,6 +17,9 @@ from whole_product import SIMULATED_QUEUES, Reef, StartReef, real_reef, running_
 
 from reef.knowledge.vectors import VectorIndex
 from reef.records.database import Database, migrate
+
+if TYPE_CHECKING:
+    from workshop import Workshop
 
 ROOT = Path(__file__).parent.parent
 
@@ -161,6 +165,18 @@ def any_database(database_url: str) -> Iterator[Database]:
     database = Database(database_url)
     yield database
     database.dispose()
+
+
+@pytest.fixture
+def shop(any_database: Database, shared_redis: RedisServer, tmp_path: Path) -> Iterator[Workshop]:
+    """Both pools of knowledge in this process."""
+    import redis
+    from workshop import Workshop  # with the engines: most tests need none
+
+    with redis.Redis.from_url(shared_redis.url) as client:
+        made = Workshop(any_database, client, tmp_path)
+        yield made
+        made.progress.close()
 
 
 @pytest.fixture(scope="module")

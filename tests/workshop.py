@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import redis
 import sqlalchemy as sa
 
@@ -15,6 +16,7 @@ from reef.contracts.events import Event
 from reef.contracts.jobs import ChatJob, EmbedJob, EmbedTextsJob, GroundJob, IndexJob, Job, ParseJob, QueryJob
 from reef.conversation.reply import write_reply
 from reef.knowledge import asking, documents, grounding, stages
+from reef.knowledge.asking import QueryResult
 from reef.knowledge.documents import Document, Wanted
 from reef.knowledge.exact import ExactVectors
 from reef.knowledge.flow import Flow
@@ -24,6 +26,7 @@ from reef.knowledge.progress import Progress
 from reef.knowledge.uploads import Limits, Uploads
 from reef.ledger import Claim, JobRecord, Ledger, NewJob
 from reef.ledger.execute import execute
+from reef.ledger.sweep import sweep
 from reef.ports import DeviceContext, Engine, KnowledgeContext, StopReason
 from reef.records.database import Database
 from reef.records.tables import jobs
@@ -193,3 +196,26 @@ class Workshop:
         with self.database.write() as connection:
             new = NewJob(job=job, deadline_s=60, attempts_max=3)
             return self.ledger.submit(connection, new, waiting_max=100, streams=1)
+
+
+def ask(shop: Workshop, question: str, *stores: str) -> list[str]:
+    """Names of the documents that a search finds."""
+    record = shop.run(shop.submit(QueryJob(question=question, stores=list(stores or ("shared",)))))
+    assert record.state == "done", record.error
+    return [passage.name for passage in msgspec.json.decode(record.result or "", type=QueryResult).passages]
+
+
+def kill(shop: Workshop, node: str) -> None:
+    """A worker is seen to die; the sweeper makes its round."""
+    shop.ledger.release_owner(node)
+    sweep(shop.ledger, lambda _job: None, lambda _pool: 0)
+    shop.flow.look()
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler of the product catches it."""
+
+
+def ids_of(record: JobRecord) -> list[str]:
+    """The documents of a parse job."""
+    return msgspec.json.decode(record.payload, type=ParseJob).document_ids

@@ -39,8 +39,8 @@ class ArchiveLimits(msgspec.Struct, frozen=True, kw_only=True):
     unpacked_ratio_max: int = 200
     unpacked_floor_bytes: int = 10 * MIB
     """Below this much the ratio is not judged."""
-    free_bytes_min: int = 512 * MIB
-    """So much of the disk stays free."""
+    free_bytes_min: int = 0
+    """So much of the disk stays free: the reserve of whoever keeps the files."""
 
 
 class Member(NamedTuple):

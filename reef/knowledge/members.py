@@ -1,14 +1,16 @@
-"""Files that came in a zip archive: each becomes a document of its own, named by its path in the archive.
+"""Files that came in an archive: each becomes a document of its own, named by its path in the archive.
 
-The archive's own row ends as `replaced`: its members took its place. Sizes are judged while they are unpacked, never
-by what the archive says of itself.
+The archive's own row ends as `replaced`: its members took its place. A member that cannot be had is a failed document
+beside its neighbours; an archive that is itself at fault fails as a whole and brings none. How archives are unpacked is
+in archives.py, how the bytes are kept in originals.py.
 """
 
 from __future__ import annotations
 
+import errno
 import time
 import uuid
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,110 +18,123 @@ import msgspec
 import sqlalchemy as sa
 
 from reef.knowledge import changes
-from reef.knowledge.names import NAME_CHARS_MAX, BadName, clean_name, is_hidden
-from reef.knowledge.originals import Kept, Originals, TooLarge
+from reef.knowledge.archives import ArchiveLimits, Member, expand, is_archive
+from reef.knowledge.names import NAME_CHARS_MAX, PARTS_MAX, BadName, clean_name
+from reef.knowledge.originals import Kept, Originals
 from reef.knowledge.progress import Change
 from reef.ports import Cancelled, Hold, ParseFailed
 from reef.records.tables import document_stores, documents
 
-SUFFIX = ".zip"
-DEPTH_MAX = 3
-"""Archives in archives."""
-MEMBERS_MAX = 10_000
-MEMBER_BYTES_MAX = 256 * 1024 * 1024
-TOTAL_BYTES_MAX = 2 * 1024 * 1024 * 1024
-RATIO_MAX = 200
-"""Unpacked by packed bytes, judged above RATIO_FLOOR_BYTES."""
-RATIO_FLOOR_BYTES = 10 * 1024 * 1024
-READ_BYTES = 256 * 1024
+TAKEN_TOGETHER = 100
+"""Members whose rows are written in one transaction: others have their turn between two."""
 
 
-class Member(msgspec.Struct, frozen=True):
-    """A file of an archive, whose bytes are kept."""
+class Inside(msgspec.Struct, frozen=True):
+    """A file of an archive: its bytes, or why it could not be had."""
 
+    number: int
+    """In the archive's order."""
     name: str
-    kept: Kept
+    """As a part of a document's name, whatever the archive called it."""
+    kept: Kept | None = None
+    problem: ParseFailed | None = None
 
 
-def is_archive(name: str) -> bool:
-    """Whether a file of this name is unpacked and not read."""
-    return name.lower().endswith(SUFFIX)
-
-
-def unpack(originals: Originals, path: Path, name: str, hold: Hold) -> list[Member]:
-    """Keep the files of this archive. Raises ParseFailed, Cancelled, and DiskFull."""
-    if name.lower().count(f"{SUFFIX}/") >= DEPTH_MAX:
-        raise ParseFailed("too_large", f"Archives are nested deeper than {DEPTH_MAX} times; unpack them yourself.")
+def unpack(originals: Originals, path: Path, name: str, hold: Hold, limits: ArchiveLimits) -> list[Inside]:
+    """Keep the files of this archive. Raises ParseFailed where the archive is at fault, and Cancelled."""
+    limits = msgspec.structs.replace(limits, free_bytes_min=originals.reserve_bytes)
+    found: list[Inside] = []
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir() and not is_hidden(entry.filename)]
-            if len(entries) > MEMBERS_MAX:
-                raise ParseFailed("too_large", f"It has {len(entries)} files; {MEMBERS_MAX} are the limit.")
-            return _unpack(originals, archive, entries, path.stat().st_size, hold)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, ValueError, OSError) as error:
-        raise ParseFailed("corrupt", f"This archive cannot be unpacked: {error}.") from error
-    except NotImplementedError as error:
-        raise ParseFailed("unsupported", f"This archive is packed in a way that is not supported: {error}.") from error
-    except RuntimeError as error:
-        raise ParseFailed("encrypted", f"This archive cannot be unpacked: {error}.") from error
-
-
-def _unpack(
-    originals: Originals, archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], packed_bytes: int, hold: Hold
-) -> list[Member]:
-    found: list[Member] = []
-    left = min(TOTAL_BYTES_MAX, max(RATIO_FLOOR_BYTES, packed_bytes * RATIO_MAX))
-    for entry in entries:
-        try:
-            name = clean_name(entry.filename)
-        except BadName as error:
-            raise ParseFailed("corrupt", f"A file in this archive has no usable name: {error}") from None
-        try:
-            kept = _keep(originals, archive, entry, min(left, MEMBER_BYTES_MAX), hold)
-        except TooLarge:
-            raise ParseFailed("too_large", f"{name} in this archive is too large when unpacked.") from None
-        left -= kept.size_bytes
-        found.append(Member(name, kept))
-        hold.progressed()
+        with originals.workplace() as into:
+            for number, member in enumerate(expand(path, name.rpartition("/")[2], into, limits)):
+                if hold.cancel.is_set():
+                    raise Cancelled
+                found.append(_keep(originals, number, member))
+                hold.progressed()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        reason = "There is no room on the server's disk to unpack the archive. Make room, then retry."
+        raise ParseFailed("too_large", reason) from error
     if not found:
         raise ParseFailed("empty", "There is no file in this archive.")
     return found
 
 
-def _keep(originals: Originals, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, bytes_max: int, hold: Hold) -> Kept:
-    temporary = uuid.uuid4().hex
+def _keep(originals: Originals, number: int, member: Member) -> Inside:
+    shown = _shown(member.name)
+    if member.problem is not None or member.path is None:
+        return Inside(number, shown, problem=member.problem)
+    problem = _refusal(member.name)
+    if problem is not None:
+        member.path.unlink()
+        return Inside(number, shown, problem=problem)
+    return Inside(number, shown, originals.adopt(member.path))
+
+
+def _refusal(name: str) -> ParseFailed | None:
+    if is_archive(name):
+        reason = "An archive inside an archive is not opened. Unpack it and upload its files, or upload it alone."
+        return ParseFailed("unsupported", reason)
     try:
-        with originals.receive(temporary, bytes_max=bytes_max) as incoming, archive.open(entry) as member:
-            while block := member.read(READ_BYTES):
-                if hold.cancel.is_set():
-                    raise Cancelled
-                incoming.write(block)
-        return originals.keep(temporary)
-    finally:
-        originals.discard(temporary)
+        clean_name(name)
+    except BadName as error:
+        return ParseFailed("unsupported", f"The file cannot be stored under its name: {error}")
+    return None
 
 
-def take_in(connection: sa.Connection, archive: Any, inside: list[Member], now: float) -> list[Change]:
-    """Members take the place of their archive, within the caller's transaction."""
+def _shown(name: str) -> str:
+    """The name with nothing in it that leads anywhere or cannot be printed."""
+    printable = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    parts = [part for part in printable.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return "/".join(parts[-PARTS_MAX + 1 :])[-NAME_CHARS_MAX:] or "file without a name"
+
+
+def parts(inside: list[Inside]) -> Iterator[list[Inside]]:
+    """The members as they are taken in, one transaction each."""
+    return (inside[start : start + TAKEN_TOGETHER] for start in range(0, len(inside), TAKEN_TOGETHER))
+
+
+def take_in(connection: sa.Connection, archive: Any, some: list[Inside], now: float) -> list[Change]:
+    """Rows for these members, within the caller's transaction. Those that an attempt before made are left alone."""
+    ids = {_row_id(archive["id"], member): member for member in some}
+    query = sa.select(documents.c.id).where(documents.c.id.in_(list(ids)))
+    for known in connection.execute(query).scalars():
+        del ids[known]
     stores = sorted(changes.stores_of(connection, archive["id"]))
     told: list[Change] = []
-    for number, member in enumerate(inside):
-        document_id = uuid.uuid4().hex
-        connection.execute(
-            documents.insert().values(
-                id=document_id,
-                upload_id=archive["upload_id"],
-                name=f"{archive['name']}/{member.name}"[-NAME_CHARS_MAX:],
-                size_bytes=member.kept.size_bytes,
-                received_bytes=member.kept.size_bytes,
-                sha256=member.kept.sha256,
-                state="receiving",
-                state_at=now,
-                created_at=archive["created_at"] + number * 1e-6,  # in the archive's order, and as old as it
-            )
-        )
+    for document_id, member in ids.items():
+        connection.execute(documents.insert().values(_row(document_id, archive, member, now)))
         rows = [{"document_id": document_id, "store": store} for store in stores]
         connection.execute(document_stores.insert(), rows)
-        told += changes.admit(connection, document_id, time.time())
-    reason = f"It was unpacked: its {len(inside)} files took its place."
-    return told + changes.leave(connection, [archive["id"]], "replaced", now, reason=reason)
+        if member.problem is None:
+            told += changes.admit(connection, document_id, now)
+        else:
+            told += changes.failed(connection, document_id, member.problem.code, str(member.problem), now)
+    return told
+
+
+def _row_id(archive_id: str, member: Inside) -> str:
+    """The same whenever the archive is unpacked."""
+    return uuid.uuid5(uuid.UUID(archive_id), str(member.number)).hex
+
+
+def _row(document_id: str, archive: Any, member: Inside, now: float) -> dict[str, Any]:
+    size_bytes = member.kept.size_bytes if member.kept else 0
+    return {
+        "id": document_id,
+        "upload_id": archive["upload_id"],
+        "name": f"{archive['name']}/{member.name}"[-NAME_CHARS_MAX:],
+        "size_bytes": size_bytes,
+        "received_bytes": size_bytes,
+        "sha256": member.kept.sha256 if member.kept else None,
+        "state": "receiving",
+        "state_at": now,
+        "created_at": archive["created_at"] + member.number * 1e-6,  # in the archive's order, and as old as it
+    }
+
+
+def give_way(connection: sa.Connection, archive_id: str, count: int) -> list[Change]:
+    """All members are in: the archive's own row has done its part."""
+    reason = f"It was unpacked: its {count:,} files took its place."
+    return changes.leave(connection, [archive_id], "replaced", time.time(), reason=reason)

@@ -23,9 +23,3 @@ def clean_name(given: str) -> str:
     if not name.isprintable():
         raise BadName("a name must not have control characters.")
     return name
-
-
-def is_hidden(path: str) -> bool:
-    """Whether this file is one that systems leave behind, or that its owner hid."""
-    parts = path.replace("\\", "/").split("/")
-    return any(part.startswith(".") and part not in (".", "..") for part in parts) or "__MACOSX" in parts

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,8 @@ GARBAGE_AGE_S = 3600.0
 """A kept file that no row names is younger than this while its row is being written."""
 INCOMING_AGE_S = 24 * 3600.0
 """A half-received file that nobody went on with for so long is given up."""
+WORKPLACE_AGE_S = 3600.0
+"""A directory of somebody who died in it: whoever works writes more often than this."""
 GARBAGE_MAX = 1000
 """Files looked at in one round."""
 _DIGEST = re.compile(r"^[0-9a-f]{64}$")
@@ -91,7 +94,7 @@ class Originals:
         """`reserve_bytes` of the disk stay free; `outside` runs what waits for the disk."""
         self.root = data_dir / "originals"
         self._incoming = self.root / "incoming"
-        self._reserve_bytes = reserve_bytes
+        self.reserve_bytes = reserve_bytes
         self._outside = outside
 
     # --- receiving
@@ -119,9 +122,9 @@ class Originals:
         """Raises DiskFull where so much more would eat into the reserve."""
         self.root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.root).free
-        if free - more_bytes < self._reserve_bytes:
+        if free - more_bytes < self.reserve_bytes:
             raise DiskFull(
-                f"The disk has {free // 1_000_000} MB left and {self._reserve_bytes // 1_000_000} MB of it are kept "
+                f"The disk has {free // 1_000_000} MB left and {self.reserve_bytes // 1_000_000} MB of it are kept "
                 "free; delete something or move REEF_DATA_DIR to a larger disk."
             )
 
@@ -154,6 +157,18 @@ class Originals:
         """Forget a file that will not be finished."""
         with suppress(FileNotFoundError):
             (self._incoming / name).unlink()
+
+    @contextmanager
+    def workplace(self) -> Iterator[Path]:
+        """A directory for files that are made here before they are adopted; what is left in it goes at the end."""
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._incoming, ignore_cleanup_errors=True) as directory:
+            yield Path(directory)
+
+    def adopt(self, path: Path) -> Kept:
+        """Keep a file of a workplace, which is moved. Raises OSError."""
+        kept: Kept = self._outside(self._keep, path)
+        return kept
 
     # --- kept
 
@@ -188,10 +203,14 @@ class Originals:
 
     def _collect_incoming(self) -> int:
         gone = 0
-        old = time.time() - INCOMING_AGE_S
+        now = time.time()
         for path in self._incoming.iterdir() if self._incoming.is_dir() else ():
             with suppress(FileNotFoundError):
-                if path.stat().st_mtime < old:
+                age_s = now - path.stat().st_mtime
+                if path.is_dir() and age_s > WORKPLACE_AGE_S:
+                    shutil.rmtree(path, ignore_errors=True)
+                    gone += 1
+                elif path.is_file() and age_s > INCOMING_AGE_S:
                     path.unlink()
                     gone += 1
         return gone

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import time
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import pytest
-import redis
 import sqlalchemy as sa
-from workshop import Workshop
+from workshop import Killed, Workshop, ask, ids_of, kill
 
-from reef.contracts.jobs import EmbedJob, IndexJob, ParseJob, QueryJob
+from reef.contracts.jobs import EmbedJob, IndexJob, ParseJob
 from reef.knowledge import documents as documents_of
 from reef.knowledge import flow, stages
-from reef.knowledge.asking import QueryResult
 from reef.knowledge.uploads import UploadClosed, UploadFull
 from reef.ledger.sweep import sweep
 from reef.ports import Cancelled, EngineError
-from reef.records.database import Database
 from reef.records.tables import chunks, documents, jobs, windows
-
-
-class Broker(Protocol):
-    url: str
-
-
-@pytest.fixture
-def shop(any_database: Database, shared_redis: Broker, tmp_path: Path) -> Iterator[Workshop]:
-    """Both pools in this process."""
-    with redis.Redis.from_url(shared_redis.url) as client:
-        made = Workshop(any_database, client, tmp_path)
-        yield made
-        made.progress.close()
 
 
 def files(count: int, prefix: str = "f") -> dict[str, str | bytes]:
@@ -48,13 +28,6 @@ def files(count: int, prefix: str = "f") -> dict[str, str | bytes]:
 def count(shop: Workshop, table: sa.Table) -> int:
     with shop.database.read() as connection:
         return connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
-
-
-def ask(shop: Workshop, question: str, *stores: str) -> list[str]:
-    """Names of the documents that a search finds."""
-    record = shop.run(shop.submit(QueryJob(question=question, stores=list(stores or ("shared",)))))
-    assert record.state == "done", record.error
-    return [passage.name for passage in msgspec.json.decode(record.result or "", type=QueryResult).passages]
 
 
 def test_files_come_to_their_end_and_are_found(shop: Workshop) -> None:
@@ -120,13 +93,6 @@ def test_a_file_that_cannot_be_read_fails_alone_and_can_be_tried_again(shop: Wor
     assert shop.states()["empty.txt"] == "failed"
 
 
-def kill(shop: Workshop, node: str) -> None:
-    """A worker is seen to die; the sweeper makes its round."""
-    shop.ledger.release_owner(node)
-    sweep(shop.ledger, lambda _job: None, lambda _pool: 0)
-    shop.flow.look()
-
-
 def test_a_batch_that_died_is_tried_file_by_file(shop: Workshop) -> None:
     """Only the file that kills its worker fails, with a reason; those that travelled with it are indexed."""
     shop.add(files(6) | {"poison.txt": "poison"})
@@ -136,7 +102,7 @@ def test_a_batch_that_died_is_tried_file_by_file(shop: Workshop) -> None:
             break
         for record in waiting:
             poisoned = [d.name for d in shop.documents() if d.name == "poison.txt" and _job(shop, d.id) == record.id]
-            if poisoned and record.task == ParseJob.TASK and (len(_ids(record)) == 1 or record.attempts == 0):
+            if poisoned and record.task == ParseJob.TASK and (len(ids_of(record)) == 1 or record.attempts == 0):
                 shop.claim(record)
                 kill(shop, "doomed")
             else:
@@ -154,10 +120,6 @@ def _job(shop: Workshop, document_id: str) -> str | None:
         return connection.execute(sa.select(documents.c.job_id).where(documents.c.id == document_id)).scalar()
 
 
-def _ids(record: object) -> list[str]:
-    return msgspec.json.decode(record.payload, type=ParseJob).document_ids  # type: ignore[attr-defined]
-
-
 def test_what_was_done_before_a_crash_is_not_done_again(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Vectors that were stored stay; the next attempt makes only those that are missing."""
     monkeypatch.setattr(stages, "EMBED_STORED_TOGETHER", 4)
@@ -170,14 +132,14 @@ def test_what_was_done_before_a_crash_is_not_done_again(shop: Workshop, monkeypa
 
     def dying(texts: list[str], cancel: threading.Event) -> object:
         if len(embedded) == 8:
-            raise _Killed
+            raise Killed
         embedded.extend(texts)
         return real(texts, cancel)
 
     monkeypatch.setattr(engine, "embed_documents", dying)
     (record,) = shop.waiting(EmbedJob)
     claim = shop.claim(record)
-    with pytest.raises(_Killed):
+    with pytest.raises(Killed):
         stages.embed_documents(shop.context("embed"), claim, EmbedJob(document_ids=[]), shop.writer, shop.holds.last)
     monkeypatch.undo()
     monkeypatch.setattr(
@@ -187,10 +149,6 @@ def test_what_was_done_before_a_crash_is_not_done_again(shop: Workshop, monkeypa
     shop.run_all()
     assert set(shop.states().values()) == {"indexed"}
     assert len(embedded) == len(set(embedded)) == 12
-
-
-class _Killed(BaseException):
-    """Stands for SIGKILL: no handler of the product catches it."""
 
 
 def test_a_fenced_off_worker_writes_nothing(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,45 +424,9 @@ def test_many_processes_may_advance_at_once(shop: Workshop) -> None:
     for thread in threads:
         thread.join()
     waiting = shop.waiting(ParseJob)
-    ids = [one for record in waiting for one in _ids(record)]
+    ids = [one for record in waiting for one in ids_of(record)]
     assert len(waiting) == flow.PARSE_JOBS_PER_STREAM * 2
     assert len(ids) == len(set(ids))
-
-
-def test_an_archive_is_its_files(shop: Workshop) -> None:
-    """A zip, one in it included: each file is a document named by its path; hidden ones are left out."""
-    inner, outer = io.BytesIO(), io.BytesIO()
-    with zipfile.ZipFile(inner, "w") as archive:
-        archive.writestr("deep.txt", "deep words")
-    with zipfile.ZipFile(outer, "w") as archive:
-        archive.writestr("docs/a.txt", "first words")
-        archive.writestr("docs/.hidden", "no words")
-        archive.writestr("inner.zip", inner.getvalue())
-    upload_id = shop.add({"all.zip": outer.getvalue(), "broken.zip": b"PK\x03\x04 nothing"})
-    shop.run_all()
-    assert shop.states() == {
-        "all.zip": "replaced",
-        "all.zip/docs/a.txt": "indexed",
-        "all.zip/inner.zip": "replaced",
-        "all.zip/inner.zip/deep.txt": "indexed",
-        "broken.zip": "failed",
-    }
-    assert shop.uploads.get(upload_id).state == "done"
-
-
-def test_a_bomb_is_refused(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An archive that unpacks to far more than it is: refused with a reason, and nothing of it is kept."""
-    from reef.knowledge import members
-
-    monkeypatch.setattr(members, "RATIO_FLOOR_BYTES", 1_000_000)
-    bomb = io.BytesIO()
-    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("zeros", bytes(30_000_000))
-    shop.add({"bomb.zip": bomb.getvalue()})
-    shop.run_all()
-    (document,) = shop.documents()
-    assert (document.state, document.reason_code) == ("failed", "too_large")
-    assert not list((shop.originals.root / "incoming").iterdir())
 
 
 def test_limits_of_an_upload_are_told(shop: Workshop) -> None:
