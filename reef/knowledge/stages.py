@@ -227,6 +227,10 @@ _SET_VECTOR = (
 )
 
 
+def _settle_vectors(batch: Batch, made: list[tuple[int, bytes]]) -> None:
+    batch.settle(lambda connection, now: _store_vectors(connection, batch, made, now))
+
+
 def _store_vectors(connection: sa.Connection, batch: Batch, made: list[tuple[int, bytes]], now: float) -> list[Change]:
     connection.execute(_SET_VECTOR, [{"window_id": window_id, "new_vector": vector} for window_id, vector in made])
     return _finish_embedded(connection, batch, now)
@@ -274,6 +278,10 @@ def _take(batch: Batch, most: int) -> list[str]:
 def _stores(batch: Batch, document_ids: Sequence[str]) -> dict[str, set[str]]:
     with batch.context.database.read() as connection:
         return {document_id: changes.stores_of(connection, document_id) for document_id in document_ids}
+
+
+def _settle_shown(batch: Batch, put: dict[str, set[str]]) -> None:
+    batch.settle(lambda connection, now: _show(connection, batch, put, now), alone=True)
 
 
 def _show(connection: sa.Connection, batch: Batch, put: dict[str, set[str]], now: float) -> list[Change]:
