@@ -32,7 +32,7 @@ Progress = Callable[[float, str], None]
 Format = Literal["tflite", "onnx"]
 
 FETCH_TIMEOUT_S = 1800.0
-BUNDLE_VERSION = 1
+BUNDLE_VERSION = 2
 """Part of a built bundle's folder name: a new layout is built anew instead of misread."""
 PROBE_TOKENS = (12, 100)
 """Lengths of the self-test's sequences: they run through the signatures s16 and s128."""
