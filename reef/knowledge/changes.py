@@ -9,6 +9,7 @@ Same name: in each store a name stands for the newest document that was indexed 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import sqlalchemy as sa
@@ -104,10 +105,21 @@ def indexed(connection: sa.Connection, document_id: str, now: float) -> list[Cha
 
 
 def failed(connection: sa.Connection, document_id: str, code: str, reason: str, now: float) -> list[Change]:
-    """A document cannot be indexed, and neither can those with the same content."""
+    """A document cannot be indexed, and neither can those with the same content and the same ending of their name.
+
+    Under another ending the same bytes may well be readable: one of those is tried next.
+    """
     row = _row(connection, document_id)
-    ids = [document_id, *_followers(connection, row, ("queued",))]
-    return move(connection, documents.c.id.in_(ids), "failed", now, reason=reason, reason_code=code)
+    followers = documents.c.id.in_(_followers(connection, row, ("queued",)))
+    names = connection.execute(sa.select(documents.c.id, documents.c.name).where(followers)).all()
+    like = [one.id for one in names if _ending(one.name) == _ending(row["name"])]
+    which = documents.c.id.in_([document_id, *like])
+    told = move(connection, which, "failed", now, reason=reason, reason_code=code)
+    return told + promote(connection, document_id, now)
+
+
+def _ending(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
 
 
 def leave(

@@ -16,7 +16,7 @@ from reef.knowledge import documents as documents_of
 from reef.knowledge import flow, stages
 from reef.knowledge.uploads import UploadClosed, UploadFull
 from reef.ledger.sweep import sweep
-from reef.ports import Cancelled, EngineError
+from reef.ports import Cancelled, EngineError, ParseFailed
 from reef.records.tables import chunks, documents, jobs, windows
 
 
@@ -261,6 +261,24 @@ def test_who_waits_for_one_that_is_gone_goes_on(shop: Workshop) -> None:
         connection.execute(documents.update().where(documents.c.name == "c.txt").values(state="queued"))
     shop.flow.advance()
     assert shop.states() == {"b.txt": "indexed", "c.txt": "indexed"}
+
+
+def test_the_same_bytes_under_another_ending_are_tried(shop: Workshop) -> None:
+    """What cannot be read as one format may be another: only files of the same ending share a failure."""
+    engine = shop.engines["index"]
+    real, tried = engine.parse, []  # type: ignore[attr-defined]
+
+    def picky(path: Path, name: str, cancel: threading.Event) -> object:
+        tried.append(name)
+        if name.endswith(".pdf"):
+            raise ParseFailed("corrupt", "This is no PDF.")
+        return real(path, name, cancel)
+
+    engine.parse = picky  # type: ignore[attr-defined]
+    shop.add(dict.fromkeys(("a.pdf", "b.PDF", "c.txt", "d.txt"), "the very same words"))
+    shop.run_all()
+    assert shop.states() == {"a.pdf": "failed", "b.PDF": "failed", "c.txt": "indexed", "d.txt": "indexed"}
+    assert tried == ["a.pdf", "c.txt"]
 
 
 def test_a_duplicate_lives_on_when_its_original_goes(shop: Workshop) -> None:
