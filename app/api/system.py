@@ -35,6 +35,7 @@ from app.refusals import Refusal
 from app.services import Services
 from app.web import Answer, Call
 from reef import keys
+from reef.contracts.jobs import ChatJob
 from reef.contracts.nodes import decode_report
 from reef.knowledge import heartbeat
 from reef.knowledge.documents import count_states
@@ -47,6 +48,8 @@ from tasks.dispatch import BrokerDown
 log = logging.getLogger(__name__)
 
 DEAD_LISTED_MAX = 100
+NEEDED_TO_ANSWER = ("redis", "database", f"pool {ChatJob.POOL}")
+"""Checks of /readyz without which no message is answered: a load balancer sends nobody here then."""
 
 
 def healthz(_call: Call) -> Health:
@@ -55,16 +58,17 @@ def healthz(_call: Call) -> Health:
 
 
 def readyz(call: Call) -> Answer:
-    """Whether a message would be answered now: broker, database, and a ready worker in each pool with devices.
+    """Whether a message would be answered now: broker, database, and a ready worker in the chat pool.
 
-    The vector store is reported and makes nothing unready: without it chats are answered, only without documents.
+    The other pools with devices and the vector store are reported in `checks` and make nothing unready: without them
+    chats are answered, only without documents.
     """
     checks = {"redis": _redis_state(call.services), "database": _database_state(call.services)}
     reports = live_reports(call.services) if checks["redis"] == "ok" else {}
     for pool in call.services.topology.pools.values():
         if pool.devices:
             checks[f"pool {pool.name}"] = _pool_state(pool, reports)
-    ready = all(state == "ok" for state in checks.values())
+    ready = all(state == "ok" for name, state in checks.items() if name in NEEDED_TO_ANSWER)
     if (vectors := _vectors_state(call.services)) != "off":
         checks["vectors"] = "ok" if vectors == "ok" else "does not answer; chats go on without documents"
     body = Readiness(status="ready" if ready else "not_ready", checks=checks if g.authorised else None)

@@ -206,7 +206,18 @@ def test_status_shows_pools_devices_and_counts(web: Web, stage: Stage) -> None:
         assert (device["state"], device["running"], device["simulated"]) == ("ready", 2, True)
         assert status["broker"] == "ok"
         assert status["database"] == "sqlite"
-        assert client.get("/readyz").json()["status"] == "ready"
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+
+
+def test_the_reef_is_ready_while_documents_are_not(web: Web, stage: Stage) -> None:
+    """Chat can be answered: green, though no worker embeds or reads files yet; the checks say so."""
+    with web.client() as client:
+        stage.report()
+        ready = client.get("/readyz")
+        assert ready.status_code == 200
+        checks = ready.json()["checks"]
+        assert (checks["pool chat"], checks["pool embed"], checks["pool index"]) == ("ok", "no worker", "no worker")
 
 
 def test_the_dead_list_can_be_read_and_tried_again(web: Web, stage: Stage) -> None:
