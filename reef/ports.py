@@ -102,7 +102,10 @@ class Engine(Protocol):
         """Load and warm the model. Raises EngineError with what to do next."""
 
     def steps(self) -> int:
-        """A counter that grows with every call the device finished: what a lease is renewed from."""
+        """A counter that grows with every call the device finished: what a lease is renewed from.
+
+        A call that may take longer than a lease counts while it is watched, if the watch ends it in bounded time.
+        """
 
     def close(self) -> None:
         """Free the device. Work in flight ends as cancelled."""

@@ -86,8 +86,8 @@ class ParserEngine:
         return self._chunker.cut(document)
 
     def steps(self) -> int:
-        """Files tried so far."""
-        return self._pool.parsed()
+        """Moves while files are read (see reef.ports.Engine)."""
+        return self._pool.steps()
 
     def close(self) -> None:
         """End the children."""

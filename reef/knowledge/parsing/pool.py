@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ class ParserPool:
         self._scratch_dir = scratch_dir
         self._files_max, self._rss_growth_max_bytes = files_max, rss_growth_max_bytes
         self._ocr_languages = ocr_languages
-        self._parsed = 0
+        self._steps = 0
         self._count = threading.Lock()
         self._closed = threading.Event()
         self._processes = processes
@@ -47,8 +48,11 @@ class ParserPool:
             self._seats.put(None)
 
     def start(self) -> None:
-        """Start and warm every child. Raises ChildLost where that does not work on this machine."""
-        self._scratch_dir.mkdir(parents=True, exist_ok=True)
+        """Start and warm every child. Raises ChildLost where that does not work on this machine.
+
+        What children of an owner before left in the scratch directory goes first: they were killed with it.
+        """
+        _empty(self._scratch_dir)
         children: list[Child | None] = []
         try:
             for _ in range(self._processes):
@@ -65,6 +69,7 @@ class ParserPool:
         """Read one file, waiting for a free child first. Raises ParseFailed; Cancelled within half a second."""
 
         def ended() -> bool:
+            self._count_step()
             return cancel.is_set() or self._closed.is_set()
 
         child = self._take(ended)
@@ -74,17 +79,20 @@ class ParserPool:
             answer = child.read(path, name, ended)
         finally:
             self._give_back(child)
-            with self._count:
-                self._parsed += 1
+            self._count_step()
         if isinstance(answer, Parsed):
             return answer.document
         if isinstance(answer, Refused):
             raise ParseFailed(answer.code, answer.message)
         raise ParseFailed("internal", f"{name}: the parsing process answered something else.")
 
-    def parsed(self) -> int:
-        """Files that were tried so far, whatever became of them."""
-        return self._parsed
+    def steps(self) -> int:
+        """Moves while files are read: a slow file is progress as long as it is watched, and it is ended in time."""
+        return self._steps
+
+    def _count_step(self) -> None:
+        with self._count:
+            self._steps += 1
 
     def pids(self) -> list[int]:
         """Of the children that wait for work now."""
@@ -126,3 +134,8 @@ class ParserPool:
             child.close()
             child = None
         self._seats.put(child)
+
+
+def _empty(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True, exist_ok=True)

@@ -222,7 +222,6 @@ def test_children_are_recycled(make_pool: MakePool, note: Path) -> None:
         seen.update(pool.pids())
         read(pool, note)
     assert len(seen) >= 2
-    assert pool.parsed() == 7
 
 
 def test_a_child_that_grew_is_recycled(make_pool: MakePool, long_pdf: Path) -> None:
@@ -287,3 +286,33 @@ def _until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline
         pause.wait(0.005)
+
+
+def test_a_slow_file_is_progress(make_pool: MakePool, note: Path) -> None:
+    """Steps go on while a child is busy with one file, and stand still when there is none to read."""
+    pool = make_pool(limits=ParseLimits(time_s=30.0))
+    (pid,) = pool.pids()
+    os.kill(pid, signal.SIGSTOP)
+    reading = threading.Thread(target=read, args=(pool, note))
+    before = pool.steps()
+    reading.start()
+    deadline = time.monotonic() + 10
+    while pool.steps() < before + 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert reading.is_alive()
+    os.kill(pid, signal.SIGCONT)
+    reading.join(10)
+    after = pool.steps()
+    time.sleep(0.3)
+    assert pool.steps() == after
+
+
+def test_scratch_is_emptied_at_the_start(tmp_path: Path, make_pool: MakePool, note: Path) -> None:
+    """What children of a killed worker left is gone; the new ones find their directory."""
+    left = tmp_path / "scratch" / "left" / "over.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half a page")
+    pool = make_pool()
+    assert not left.parent.exists()
+    assert read(pool, note)
