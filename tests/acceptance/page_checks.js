@@ -26,12 +26,15 @@
     return words.some((text) => text?.trim());
   }
 
+  // Roles that are heard without a name of their own.
+  const unnamed = ["status", "alert", "rowgroup", "row", "cell"];
+
   // Controls and regions without an accessible name.
   function nameless() {
     const controls = "a[href], button, input:not([type=hidden]), textarea, select, dialog, [role]";
     return [...document.querySelectorAll(controls)]
       .filter((element) => !element.closest("[aria-hidden=true]") && !inClosedDialog(element))
-      .filter((element) => !["status", "alert"].includes(element.getAttribute("role")) && !named(element))
+      .filter((element) => !unnamed.includes(element.getAttribute("role")) && !named(element))
       .map(tell);
   }
 
@@ -90,12 +93,12 @@
     return found;
   }
 
-  // Targets too small to touch (WCAG 2.2, 2.5.8: 24 by 24).
+  // Targets too small to touch (WCAG 2.2, 2.5.8: 24 by 24); a label is part of its control's target.
   function smallTargets() {
     return [...document.querySelectorAll("button, a[href], input")]
       .filter((element) => element.checkVisibility(seen) && !element.closest("dialog, .skip-link, .words p"))
       .filter((element) => {
-        const box = element.getBoundingClientRect();
+        const box = (element.closest("label") ?? element).getBoundingClientRect();
         return Math.min(box.width, box.height) < 24;
       })
       .map(tell);

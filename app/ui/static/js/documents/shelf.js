@@ -145,7 +145,9 @@ export class Shelf {
 
   /** Every document of the list, also those that were never scrolled to. */
   async chooseAll() {
-    this.choose(await calls.everyDocument(this.wanted, CHOSEN_MAX));
+    const here = [...this.parts.values()].flat();
+    if (here.length === this.total) this.choose(here);
+    else this.choose(await calls.everyDocument(this.wanted, CHOSEN_MAX));
   }
 
   // ---- what a person does to documents; each gives {done, failed} ----

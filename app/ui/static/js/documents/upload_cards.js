@@ -65,7 +65,7 @@ class CardView {
     const button = (name, words, action) =>
       h("button", { type: "button", class: "button small", hidden: true, onclick: () => this.#attempt(action) }, name ? icon(name) : null, h("span", {}, words));
     const field = (folder) => {
-      const input = h("input", { type: "file", multiple: true, hidden: true, webkitdirectory: folder });
+      const input = h("input", { type: "file", multiple: true, hidden: true, webkitdirectory: folder, "aria-label": folder ? "Folder with the rest" : "Files of the rest" });
       input.addEventListener("change", () => {
         uploads.continue(card, fromField(input));
         input.value = "";
@@ -94,8 +94,10 @@ class CardView {
     } catch (problem) {
       this.board.trouble(problem);
     }
+    this.draw();
     // a button that did its work is gone: the keyboard goes to what took its place
-    if (focused?.hidden) this.element.querySelector("button:not([hidden])")?.focus();
+    if (!this.element.isConnected) byId("add-files").focus();
+    else if (focused?.hidden) this.element.querySelector("button:not([hidden])")?.focus();
   }
 
   async #cancel() {
@@ -178,6 +180,7 @@ class Slot {
 
   draw(entry) {
     this.element.classList.toggle("empty", !entry);
+    this.element.setAttribute("aria-hidden", String(!entry));
     if (!entry) return;
     const share = entry.size ? entry.sent / entry.size : 0;
     this.name.textContent = entry.path;

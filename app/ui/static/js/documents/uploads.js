@@ -64,9 +64,7 @@ export class Uploads {
     this.limits ??= await calls.limits();
     for (const part of divide(wanted, this.limits)) {
       const upload = await calls.createUpload(nameOf(part), stores);
-      const card = this.#add(upload);
-      card.hidden = hidden;
-      card.sender = this.#sender(upload.id, part);
+      const card = this.#add(upload, { hidden, sender: this.#sender(upload.id, part) });
       card.sender.start();
     }
     this.board.say(`Sending ${plural(wanted.length, "file")}.${hidden ? ` ${plural(hidden, "hidden file")} left out.` : ""}`);
@@ -80,12 +78,13 @@ export class Uploads {
     this.counted();
   }
 
-  async pause(card) {
+  pause(card) {
     card.sender?.pause();
-    await this.#change(card, "pause");
+    return this.#change(card, "pause");
   }
 
   async resume(card) {
+    await card.turn; // a pause that is on its way comes first
     if (card.state === "paused") await this.#change(card, "resume");
     if (card.sender?.state === "paused") card.sender.start();
   }
@@ -124,15 +123,22 @@ export class Uploads {
     });
   }
 
-  async #change(card, action) {
+  /** One change of an upload after the other, in the order in which they were asked for. */
+  #change(card, action) {
+    const change = card.turn.then(() => this.#changeNow(card, action));
+    card.turn = change.catch(() => {});
+    return change;
+  }
+
+  async #changeNow(card, action) {
     const upload = await calls.changeUpload(card.id, action);
     this.#update(card, upload, upload.progress);
     if (!ENDED.has(upload.state)) this.board.live.followUpload(card.id);
     this.board.emit("documents-stale");
   }
 
-  #add(upload) {
-    const card = { id: upload.id, name: upload.name, stores: upload.stores, createdAt: upload.created_at, state: upload.state, progress: upload.progress, errors: [], sender: null, hidden: 0, announced: false };
+  #add(upload, { hidden = 0, sender = null } = {}) {
+    const card = { id: upload.id, name: upload.name, stores: upload.stores, createdAt: upload.created_at, state: upload.state, progress: upload.progress, errors: [], sender, hidden, announced: false, turn: Promise.resolve() };
     card.loadErrors = atMostEvery(ERRORS_EVERY_MS, () => this.#loadErrors(card));
     this.cards.set(card.id, card);
     const old = this.list.filter((other) => ENDED.has(other.state) && other.sender?.state !== "sending").slice(CARDS_MAX);
