@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_checkpoint import write_checkpoint
+from tiny_checkpoint import MODEL_CACHE, write_checkpoint
 
 from embeddings_engine import EmbeddingsEngine, build_bundle, ensure_model
-
-MODEL_CACHE = Path(__file__).parents[3] / "build" / "embedding-models"
 
 
 @pytest.fixture(scope="session")

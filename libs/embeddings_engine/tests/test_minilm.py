@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from bench_texts import varied
-from conftest import MODEL_CACHE
+from tiny_checkpoint import MODEL_CACHE
 
 from embeddings_engine import DeviceFallback, EmbeddingsEngine, VectorStore, similarity
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MODEL_CACHE
+from tiny_checkpoint import MODEL_CACHE
 
 from embeddings_engine import EmbeddingsEngine, ModelUnavailable
 

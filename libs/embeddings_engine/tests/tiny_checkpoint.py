@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+MODEL_CACHE = Path(__file__).parents[3] / "build" / "embedding-models"
+"""Where the real model is kept between runs."""
+
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789.,!?"]
 WORDS += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789"]
 WORDS += ["the", "water", "is", "calm", "today", "sea", "wind", "query", "passage", ":"]

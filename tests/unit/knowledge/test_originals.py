@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reef.knowledge import originals as module
-from reef.knowledge.names import BadName, clean_name, is_hidden
+from reef.knowledge.names import BadName, clean_name
 from reef.knowledge.originals import Busy, DiskFull, Originals, TooLarge
 
 
@@ -116,11 +116,3 @@ def test_names_that_lead_elsewhere_are_refused(given: str) -> None:
     with pytest.raises(BadName):
         clean_name(given)
 
-
-def test_hidden_files() -> None:
-    """What systems leave behind, and what its owner hid."""
-    assert is_hidden(".git/config")
-    assert is_hidden("a/.DS_Store")
-    assert is_hidden("__MACOSX/a.txt")
-    assert not is_hidden("./a.txt")
-    assert not is_hidden("a.b/c.txt")
