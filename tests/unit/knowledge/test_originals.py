@@ -115,4 +115,3 @@ def test_names_that_lead_elsewhere_are_refused(given: str) -> None:
     """Out of the folder, into a terminal, beyond the column."""
     with pytest.raises(BadName):
         clean_name(given)
-
