@@ -1,9 +1,9 @@
 # One image for every part of Coral Reef; the command chooses the part (see docker-compose.yml).
 FROM python:3.11-slim-bookworm
 
-# OpenMP runtime of the engines
+# OpenMP runtime of the engines; what reads pictures and scanned pages
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends libgomp1 \
+    && apt-get install -y --no-install-recommends libgomp1 tesseract-ocr tesseract-ocr-eng \
     && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /app

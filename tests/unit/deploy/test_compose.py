@@ -130,5 +130,7 @@ def test_the_image_has_what_it_runs() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert copied == allowed
     assert "RUN pip install --no-cache-dir -r requirements.txt" in lines
+    installed = " ".join(line for line in lines if "apt-get install" in line).split()
+    assert {"libgomp1", "tesseract-ocr", "tesseract-ocr-eng"} <= set(installed)
     assert 'ENTRYPOINT ["python", "-m", "cli"]' in lines
     assert "USER reef" in lines
