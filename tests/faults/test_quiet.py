@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from whole_product import DEFAULT_MODEL, REAL_DATA
+from whole_product import DEFAULT_MODEL, REAL_DATA, real_encoder
 
 from reef.models import ModelStore
 
@@ -38,10 +38,11 @@ def may_unshare() -> bool:
 
 @pytest.mark.timeout(420)
 def test_no_packet_leaves_the_machine(tmp_path: Path) -> None:
-    """With web, worker, real engine, sweeper, broker and Flower running and a chat answered, the wire stays silent."""
+    """Everything runs with its real engines, files are read and indexed, questions answered: the wire stays silent."""
     if not may_unshare():
         pytest.skip("this user may not make a network namespace; run the tests as root")
     ModelStore(REAL_DATA).pull(DEFAULT_MODEL, lambda share, note: None)
+    real_encoder()
     environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests'}"
     ran = subprocess.run(
@@ -56,4 +57,9 @@ def test_no_packet_leaves_the_machine(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     result = json.loads(ran.stdout.splitlines()[-1])
     assert result["text"]
+    assert "citation" in result["types"]
+    assert result["states"] == dict.fromkeys(("tides.pdf", "handbook.docx", "hello.py"), "indexed")
+    assert result["answer"] == "tides.pdf"
+    assert set(result["checks"].values()) == {"ok"}
+    assert {"pool chat", "pool embed", "pool index", "vectors"} <= result["checks"].keys()
     assert result["seen"] == ["protocol 17 to 192.0.2.1: probe"], "only the test's own probe"
