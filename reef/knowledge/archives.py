@@ -7,6 +7,7 @@ under their own names, which therefore cannot lead anywhere.
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import stat
 import tarfile
@@ -123,10 +124,7 @@ def _expand_zip(path: Path, into: Path, budget: _Budget) -> Iterator[Member]:
         for number, (member, name) in enumerate(zip(members, names, strict=True)):
             if _is_litter(name):
                 continue
-            problem = budget.admit(name, member.file_size)
-            if problem is None:
-                with archive.open(member) as stream:
-                    problem = _write(stream, into / f"{number:06}", name, member.file_size)
+            problem = budget.admit(name, member.file_size) or _unzip(archive, member, into / f"{number:06}", name)
             yield Member(name, None if problem else into / f"{number:06}", problem)
 
 
@@ -144,6 +142,16 @@ def _expand_tar(path: Path, into: Path, budget: _Budget) -> Iterator[Member]:
             yield Member(name, None if problem else into / f"{number:06}", problem)
 
 
+def _unzip(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, name: str) -> ParseFailed | None:
+    try:
+        with archive.open(member) as stream:
+            return _write(stream, target, name, member.file_size)
+    except NotImplementedError as error:
+        return ParseFailed("unsupported", f"{name}: packed in a way that is not read here ({error}). Pack it again.")
+    except zipfile.BadZipFile as error:
+        return ParseFailed("corrupt", f"{name}: damaged inside the archive ({error}). Pack it again.")
+
+
 def _write(stream: IO[bytes], target: Path, name: str, size_bytes: int) -> ParseFailed | None:
     try:
         with target.open("xb") as file:
@@ -152,8 +160,10 @@ def _write(stream: IO[bytes], target: Path, name: str, size_bytes: int) -> Parse
                 size_bytes -= len(piece)
                 file.write(piece)
             stream.read(1)  # the end is where checksums are compared
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
         target.unlink()
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's fault; bzip2 complains of its data without a number
         return ParseFailed("corrupt", f"{name}: damaged inside the archive ({error}). Pack it again.")
     return None
 

@@ -10,7 +10,7 @@ from awkward_files import tar_of, zip_of
 from workshop import Killed, Workshop, ask, ids_of, kill
 
 from reef.contracts.jobs import ParseJob
-from reef.knowledge import members, stages
+from reef.knowledge import members, originals, stages
 
 
 def reasons(shop: Workshop) -> dict[str, tuple[str, str]]:
@@ -110,8 +110,12 @@ def test_a_crash_in_an_archive_doubles_nothing(shop: Workshop, monkeypatch: pyte
         stages.parse_documents(shop.context("index"), claim, body, shop.writer, shop.holds.last)
     monkeypatch.setattr(members, "take_in", real)
     assert len(shop.documents()) == 1 + 8
+    (shop.originals.root / "incoming" / "tmpkilled").mkdir()
     kill(shop, "doomed")
     shop.run_all()
+    monkeypatch.setattr(originals, "WORKPLACE_AGE_S", -1.0)
+    shop.originals.collect(shop.database)
+    assert not list((shop.originals.root / "incoming").iterdir())
     states = shop.states()
     assert states.pop("all.zip") == "replaced"
     assert states == {f"all.zip/{n}.txt": "indexed" for n in range(10)}
