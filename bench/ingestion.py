@@ -44,6 +44,8 @@ ROWS = 5
 """Looks at the memory over the whole upload."""
 ROUNDS, CHATS, CHAT_TOKENS, CHAT_PAUSE_S, WARM_CHATS = 8, 5, 16, 0.2, 2
 """Rounds of an upload that is stopped and goes on, and chats with each persona in each half of a round."""
+LEFT_MIN = 100
+"""Documents that must be left for another round."""
 MOVING = ("embedding", "indexing")
 QUESTIONS, K = 200, 10
 LOOK_S = 0.25
@@ -253,6 +255,8 @@ def _chats(library: Library, folder: Path, personas: Sequence[str]) -> Talks:
         talks.add(talks.coming, asyncio.run(_talk(url, personas, CHATS, comes)))
         library.wait_for(lambda: not comes(), client)
         for _ in range(ROUNDS):
+            if library.count("queued") < LEFT_MIN:
+                break  # fewer rounds: it would end in the midst of this one
             library.change("pause")
             library.product.wait_quiet()
             talks.add(talks.alone, asyncio.run(_talk(url, personas, CHATS)))

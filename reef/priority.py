@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
 AUTOGROUP = Path("/proc/self/autogroup")
 """Priority of this process's group, on kernels that schedule sessions against each other."""
+NICE_MAX = 19
 TRIES_MAX, PAUSE_S = 20, 0.06
 
 
@@ -23,6 +25,12 @@ def give_way(nice: int) -> None:
         _set(group, str(nice).encode("ascii"))
     finally:
         os.close(group)
+
+
+def give_way_in_thread(nice: int) -> None:
+    """Lower the priority of this thread by so much beside the others of its process."""
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, min(NICE_MAX, os.getpriority(os.PRIO_PROCESS, thread) + nice))
 
 
 def _set(group: int, nice: bytes) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from reef.ports import Cancelled, EngineError, Progress
+from reef.priority import give_way_in_thread
 from reef.topology import Device
 from workers.engines.encoder_files import DEFAULT_MODEL, encoder_files
 from workers.watchdog import Watchdog
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 16 << 20
 """Vectors kept in memory: a question that is asked again costs nothing. Documents are embedded once anyway."""
+COMPUTING_NICE = 9
+"""So much less than the rest of this process: what finds passages for a question does not wait behind bulk work."""
 FIRST_HANG_S = 600.0
 """Reading a model from a slow disk is no device call that hangs."""
 T = TypeVar("T")
@@ -54,6 +57,7 @@ class TfliteEngine:
         self._watchdog = Watchdog(hang_s, trace_file)
         self._hang_s = hang_s
         self._engine: EmbeddingsEngine | None = None
+        self._computing = threading.local()
 
     def load(self, progress: Progress) -> None:
         """Fetch, build, load and check the model. Raises EngineError with what to do next."""
@@ -114,6 +118,10 @@ class TfliteEngine:
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
+        """Around every call of the device, in the thread that makes it."""
+        if self._engine is not None and not hasattr(self._computing, "gives_way"):
+            self._computing.gives_way = True
+            give_way_in_thread(COMPUTING_NICE)
         with self._watchdog.guard():
             yield
 

@@ -20,7 +20,7 @@ from embeddings_engine.build.flatgraph import Graph, Model
 
 SIGNATURE_TOKENS = (16, 32, 64, 128, 192, 224, 256, 384, 512)
 """Lengths a text can be padded to. Weights are shared, so one more costs some kilobytes and its position rows;
-an interpreter that uses it takes some 10 MB more. Passages have 130 to 250 tokens, hence the steps there."""
+an interpreter that uses it takes some 10 MB more. Most passages have 130 to 250 tokens: hence the steps there."""
 MASKED = -10000.0
 """Added to the score of a padding token: its share of attention underflows to zero."""
 _FULLY_CONNECTED_VERSION = 5
