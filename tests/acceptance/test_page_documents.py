@@ -285,6 +285,7 @@ def test_a_cancelled_upload_keeps_what_is_ready(shelf: DocumentsPage) -> None:
     """What is not ready yet ends, and row and card say so."""
     shelf.drop({"slow.txt": "never done " * 3_000} | {f"{number}.txt": f"{number} !fail" for number in range(4)})
     card = shelf.cards.first
+    expect(shelf.row("1.txt")).to_be_visible()
     card.get_by_role("button", name="Cancel").click()
     shelf.page.get_by_role("dialog").get_by_role("button", name="Cancel the upload").click()
     expect(card.locator(".upload-words")).to_contain_text("Cancelled")
