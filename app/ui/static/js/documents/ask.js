@@ -89,6 +89,7 @@ const took = (seconds) => (seconds < 1 ? `${Math.max(1, Math.round(seconds * 100
 
 function passage(found) {
   const [, name] = splitName(found.name);
+  const title = found.title || name;
   const headings = found.headings.filter((heading) => heading !== found.title);
   const place = [pageWords(found.page_first, found.page_last), headings.join(" › ")].filter(Boolean).join(" · ");
   const near = found.similarity === null ? "" : `Similarity ${found.similarity.toFixed(2)}`;
@@ -96,8 +97,8 @@ function passage(found) {
   return h(
     "li",
     { class: "passage-found" },
-    h("a", { href: calls.pageOf(found.document_id, found.chunk_id) }, icon("document"), h("span", {}, found.title || name)),
-    h("p", { class: "passage-place" }, [place, name !== found.title ? name : ""].filter(Boolean).join(" · ")),
+    h("a", { href: calls.pageOf(found.document_id, found.chunk_id) }, icon("document"), h("span", {}, title)),
+    h("p", { class: "passage-place" }, [place, name !== title ? name : ""].filter(Boolean).join(" · ")),
     h("p", { class: "passage-text" }, text.length > EXCERPT_CHARS ? `${text.slice(0, EXCERPT_CHARS)}…` : text),
     h("p", { class: "passage-why" }, [near, found.why].filter(Boolean).join(" · ")),
   );

@@ -4,29 +4,34 @@
 import { h } from "../dom.js";
 import { pageWords } from "./words.js";
 
-/** Sections for these passages, which follow `before` (null: they are the first). */
-export function sections(chunks, before) {
+const WRAPPED_LINE = /([^\n]{60,})\n(?=[^\n\s#|*•-])/g;
+
+/** Sections for these passages, which follow `before` (null: they are the first). `wrapped`: its lines end where the
+    paper did, so that a paragraph is made one again; every character keeps its place. */
+export function sections(chunks, before, wrapped) {
   let previous = before;
   return chunks.map((chunk) => {
-    const made = section(chunk, previous);
+    const made = section(chunk, previous, wrapped);
     previous = chunk;
     return made;
   });
 }
 
-function section(chunk, previous) {
+function section(chunk, previous, wrapped) {
   const pages = pageWords(chunk.page_first, chunk.page_last);
   const headings = chunk.headings.join(" › ");
   const newPage = chunk.page_first !== null && chunk.page_first !== (previous?.page_last ?? previous?.page_first);
   const newHeadings = headings !== (previous?.headings.join(" › ") ?? "");
   const label = [`Passage ${chunk.number + 1}`, pages].filter(Boolean).join(", ");
   const overlap = previous ? Math.max(0, previous.end - chunk.start) : 0;
-  const text = [...chunk.text].slice(overlap).join("");
+  const own = [...chunk.text].slice(overlap).join("");
+  const text = wrapped ? own.replace(WRAPPED_LINE, "$1 ") : own;
+  const saysItself = chunk.text.replace(/^[#\s]+/, "").startsWith(chunk.headings.at(-1) ?? "");
   return h(
     "section",
     { class: "passage", id: `passage-${chunk.id}`, tabIndex: -1, "aria-label": label, dataset: { number: chunk.number, start: chunk.start + overlap, end: chunk.end } },
     newPage ? h("p", { class: "passage-page" }, `Page ${chunk.page_first}`) : null,
-    newHeadings && headings ? h("p", { class: "passage-headings" }, headings) : null,
+    newHeadings && headings && !saysItself ? h("p", { class: "passage-headings" }, headings) : null,
     h("a", { class: "passage-number", href: `?chunk=${chunk.id}`, "aria-label": `Link to passage ${chunk.number + 1}`, title: `${label}, ${chunk.tokens} tokens`, dataset: { chunk: chunk.id } }, String(chunk.number + 1)),
     h("div", { class: "passage-body" }, text),
   );

@@ -143,7 +143,7 @@ class Viewer {
       }
       if (!part.chunks.length) break;
       total = part.total;
-      this.text.append(...sections(part.chunks, this.chunks.at(-1) ?? null));
+      this.text.append(...sections(part.chunks, this.chunks.at(-1) ?? null, this.document.mime_type === "application/pdf"));
       const first = !this.chunks.length;
       this.chunks.push(...part.chunks);
       byId("steps").hidden = false;
