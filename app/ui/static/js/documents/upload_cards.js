@@ -196,7 +196,7 @@ function stateOf(card) {
   if (isOver(card)) return card.state;
   if (card.state === "paused" || card.sender?.state === "paused") return "paused";
   if (card.sender?.state === "sending") return "sending";
-  return card.state === "open" ? "waiting" : "working";
+  return card.state === "open" && !card.sender ? "waiting" : "working";
 }
 
 /** What there is and how far it is, whichever side knows better. */

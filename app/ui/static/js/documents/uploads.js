@@ -12,6 +12,7 @@ const LISTED = 20;
 const CARDS_MAX = 20;
 const ERRORS_EVERY_MS = 1_500;
 const ERRORS_SHOWN_MAX = 100;
+const NOT_PAUSED = 409;
 const ENDED = new Set(["done", "cancelled"]);
 
 export class Uploads {
@@ -84,8 +85,12 @@ export class Uploads {
   }
 
   async resume(card) {
-    await card.turn; // a pause that is on its way comes first
-    if (card.state === "paused") await this.#change(card, "resume");
+    try {
+      // asked for whatever the card says: a reading from before the pause may have come after it
+      await this.#change(card, "resume");
+    } catch (problem) {
+      if (problem.status !== NOT_PAUSED) throw problem;
+    }
     if (card.sender?.state === "paused") card.sender.start();
   }
 
