@@ -22,8 +22,8 @@ export class Sender {
     this.uploadId = uploadId;
     this.changed = changed;
     this.entries = files.map(({ path, file }) => ({ path, file, size: file.size, state: "waiting", sent: 0, reason: "", documentId: null }));
-    /** "sending", "paused" or "ended" */
-    this.state = "paused";
+    /** "new", "sending", "paused" or "ended" */
+    this.state = "new";
     this.trouble = "";
     this.unsure = false;
     for (const entry of this.entries) {

@@ -195,7 +195,7 @@ class Slot {
 function stateOf(card) {
   if (isOver(card)) return card.state;
   if (card.state === "paused" || card.sender?.state === "paused") return "paused";
-  if (card.sender?.state === "sending") return "sending";
+  if (card.sender?.state === "sending" || card.sender?.state === "new") return "sending";
   return card.state === "open" && !card.sender ? "waiting" : "working";
 }
 
