@@ -180,11 +180,6 @@ class Stage:
         said = {"node": NODE, "pool": "chat", "device": "simulated", "kind": "simulated", "host": "here", "pid": 1}
         report = NodeReport(**(said | {"at": time.time(), "state": "ready", "model": "test-model"} | fields))
         self.redis.hset(keys.NODES, NODE, msgspec.json.encode(report))  # type: ignore[arg-type]
-        for pool in ("embed", "index"):  # they are well, whatever becomes of the device that is played
-            well = NodeReport(
-                **(said | {"node": f"{pool}-simulated", "pool": pool, "at": time.time(), "state": "ready"})
-            )
-            self.redis.hset(keys.NODES, well.node, msgspec.json.encode(well))  # type: ignore[arg-type]
 
     def clear(self) -> None:
         """End what waits or runs, so that tests do not meet each other's jobs."""
