@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from reef.knowledge import fulltext
 from reef.knowledge.chroma import Where
 from reef.knowledge.model import Passage
+from reef.knowledge.passages import PASSAGE_COLUMNS, passage_of
 from reef.knowledge.vectors import QUERY_K_MAX, Vectors
 from reef.knowledge.visible import NO_FILTERS, Filters, owners, visible
 from reef.records.database import Database
@@ -109,7 +110,7 @@ class Retriever:
         if mode != "vector":
             _find_complete(rows, found, question)
         passages = [
-            _passage(rows[one.chunk_id], one)
+            passage_of(rows[one.chunk_id], one.score, one.similarity, _why(one))
             for one in sorted(found.values(), key=lambda one: (-one.score, one.chunk_id))
             if one.chunk_id in rows and (vector is None or _relevant(one, similarity_min))
         ]
@@ -173,7 +174,7 @@ def _compare(connection: sa.Connection, found: dict[int, _Found], vector: Vector
 
 def _rows(connection: sa.Connection, found: Iterable[int]) -> dict[int, sa.RowMapping]:
     rows = connection.execute(
-        sa.select(chunks, documents.c.name, documents.c.title)
+        sa.select(*PASSAGE_COLUMNS)
         .join(documents, documents.c.id == chunks.c.document_id)
         .where(chunks.c.id.in_(list(found)))
     ).mappings()
@@ -186,25 +187,6 @@ def _find_complete(rows: dict[int, sa.RowMapping], found: dict[int, _Found], que
     for chunk_id, row in rows.items():
         here = f"{row['headings']}\n{row['text']}\n{row['words']}".lower()
         found[chunk_id].complete = bool(words) and all(any(form in here for form in word.forms) for word in words)
-
-
-def _passage(row: sa.RowMapping, one: _Found) -> Passage:
-    return Passage(
-        chunk_id=one.chunk_id,
-        document_id=row["document_id"],
-        name=row["name"],
-        title=row["title"],
-        page_first=row["page_first"],
-        page_last=row["page_last"],
-        headings=tuple(row["headings"].splitlines()),
-        start=row["start"],
-        end=row["end"],
-        text=row["text"],
-        tokens=row["tokens"],
-        score=round(one.score, 4),
-        similarity=None if one.similarity is None else round(one.similarity, 4),
-        why=_why(one),
-    )
 
 
 def _why(one: _Found) -> str:
