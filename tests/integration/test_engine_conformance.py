@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -200,7 +201,8 @@ def test_stop_while_it_reads(engine: ChatEngine) -> None:
     long = " ".join(f"word{place}" for place in range(CONTEXT_TOKENS // 4 - 100))
     for attempt in range(2):
         cancel, pieces = threading.Event(), []
-        request = ChatRequest([ChatMessage("user", f"{attempt} {long} {attempt}")], 100)
+        # begins like no other: the remote engine is the same server, and a prompt that it knows is read at once
+        request = ChatRequest([ChatMessage("user", f"{engine.name} {attempt} {uuid.uuid4().hex} {long}")], 100)
         timer = threading.Timer(0.1, cancel.set)
         timer.start()
         began = time.monotonic()
