@@ -27,9 +27,10 @@ def build_prompt(
     tokens_max: int,
     quoted: str = "",
 ) -> tuple[list[ChatMessage], int]:
-    """The messages to send and the tokens the answer may have. `quoted` is put before the message to be answered:
+    """The messages to send and the tokens the answer may have.
 
-    behind what was said before, so that the device's prompt cache holds up to there.
+    `quoted` stands right before the message to be answered, behind what was said earlier: the device's prompt cache
+    holds up to there.
     The oldest messages are left out when the whole does not fit the engine's context.
     """
     system = system_text(persona, memories)

@@ -33,6 +33,7 @@ REPETITION_PENALTY = 1.1
 SOURCES_TOKENS_MAX = 1_200
 """Of a prompt, for passages of documents: a small device reads some hundred tokens a second."""
 GROUNDED_TEMPERATURE_MAX = 0.2
+"""Of a reply that is given passages: a small model wanders away from them above that."""
 BYTES_PER_TOKEN_MIN = 3
 """Languages with fewer make the passages a little longer than estimated; build_prompt counts exactly."""
 NOTHING_FOUND = (
