@@ -140,9 +140,13 @@ def test_prompt_is_counted_as_it_is_charged(engine: ChatEngine) -> None:
 
 def test_stop_strings(engine: ChatEngine) -> None:
     """The reply ends before a stop string, which is not part of it."""
-    text, result = ask(engine, "Count from one to twenty in words.", tokens_max=60, stop=[" ", "\n"])
-    assert result.finish_reason == "stop"
-    assert not {" ", "\n"} & set(text)
+    question = "Count from one to twenty in words."
+    whole, _ = ask(engine, question, tokens_max=60)
+    # What a small model says differs between processors: only its own words are sure to be met again.
+    stop = sorted(set(whole[len(whole) // 2 :]))
+    text, result = ask(engine, question, tokens_max=60, stop=stop)
+    assert result.finish_reason == "stop", (whole, text)
+    assert not set(stop) & set(text)
 
 
 def test_schema(engine: ChatEngine) -> None:
