@@ -11,9 +11,12 @@
 | reef:upload:<id>:told     | string  | web, worker, sweeper    | the same      | UPLOAD_TOLD_MS: one telling each |
 | reef:stop                 | channel | web                     | every worker  | live only; the ledger has it too |
 | reef:nodes                | hash    | worker (heartbeat)      | web, cli      | a field is stale after NODE_TTL_S|
+| reef:placement            | channel | controller, web         | every worker  | live only; the database has it   |
+| reef:system               | channel | web, worker, sweeper    | web           | live only; status has it too     |
+| reef:system:history       | stream  | sweeper                 | web           | capped; HISTORY_MAX              |
 | reef:affinity:<session>   | string  | worker (after a turn)   | dispatcher    | AFFINITY_TTL_S                   |
 | unacked:<node> (and _index, _mutex) | hash, zset, string | kombu | recovery | until the worker acknowledges  |
-| <queue>, <queue>.<node>   | list    | kombu                   | kombu         | until consumed                   |
+| <queue>, <queue>.<node>, <queue>/<route> | list | kombu        | kombu         | until consumed                   |
 """
 
 from __future__ import annotations
@@ -34,6 +37,14 @@ AFFINITY_TTL_S = 3600
 
 NODES = "reef:nodes"
 STOP_CHANNEL = "reef:stop"
+PLACEMENT_CHANNEL = "reef:placement"
+"""A message is the name of a node about which something was decided."""
+SYSTEM_CHANNEL = "reef:system"
+"""Models being fetched and loaded, devices failing and coming back: events for the operator's page."""
+HISTORY = "reef:system:history"
+HISTORY_STEP_S = 10.0
+HISTORY_MAX = 360
+"""Entries of the history: one hour."""
 
 
 def run_events(run_id: str) -> str:
@@ -84,3 +95,8 @@ def unacked(node: str) -> tuple[str, str, str]:
 def node_queue(queue: str, node: str) -> str:
     """Queue that only one worker consumes, for turns whose prompt cache it holds."""
     return f"{queue}.{node}"
+
+
+def route_queue(queue: str, route: str) -> str:
+    """Queue of the jobs of a pool that only some of its devices should serve."""
+    return f"{queue}/{route}"

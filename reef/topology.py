@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -10,8 +11,13 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from reef.allocation import Allocation
+
 EngineKind = Literal["auto", "openvino", "llama", "tflite", "parser", "remote", "simulated"]
 DeviceKind = Literal["cpu", "edgetpu", "cuda", "remote", "simulated"]
+
+DEVICES_MAX = 1024
+"""Longest range of devices that is taken for meant."""
 
 _DEVICE = re.compile(
     r"^(?:(?P<cpu>cpu)(?::(?P<cores>\d+(?:-\d+)?))?"
@@ -19,7 +25,9 @@ _DEVICE = re.compile(
     r"|(?P<other>cuda|remote|simulated)(?::(?P<index>\d+))?)"
     r"(?:@(?P<host>[a-z0-9][a-z0-9-]*))?$"
 )
+_RANGE = re.compile(r"^(?P<kind>usb|pci|cuda|simulated):(?P<first>\d+)-(?P<last>\d+)(?P<host>@[a-z0-9][a-z0-9-]*)?$")
 _NAME = r"^[a-z][a-z0-9_-]{0,31}$"
+CHAT_POOL = "chat"
 T = TypeVar("T")
 
 
@@ -42,6 +50,12 @@ class Device(msgspec.Struct, frozen=True):
     def address(self) -> str:
         """The device as queues.yaml writes it, with its host: what names it on a command line."""
         return f"{self.name}@{self.host}" if self.host else self.name
+
+    @property
+    def node(self) -> str:
+        """Name of the worker process of a device that a strategy gives out: it belongs to no pool for good."""
+        base = self.name.replace(":", "-")
+        return f"{base}.{self.host}" if self.host else base
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -95,9 +109,13 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """All pools, by name."""
+    """All pools, by name, and the devices that a strategy gives out among them."""
 
     pools: dict[str, Pool]
+    allocation: Allocation | None = None
+    """None: every pool has the devices it names, and keeps them."""
+    allocated: tuple[Device, ...] = ()
+    """Devices of the allocation, in the order of queues.yaml; none of them is named by a pool."""
 
     def pool(self, name: str) -> Pool:
         """The pool of that name. Raises KeyError naming the pools there are."""
@@ -164,13 +182,29 @@ def load_topology(path: Path, model: str = "") -> Topology:
     if not isinstance(file.data, dict) or not isinstance(file.data.get("pools"), dict):
         raise file.error("expected a mapping `pools:` of pool names to their settings.")
     for key in file.data:
-        if key not in ("version", "pools"):
-            raise file.error(f"unknown key {key!r}; expected version and pools.", str(key))
+        if key not in ("version", "pools", "allocation"):
+            raise file.error(f"unknown key {key!r}; expected version, pools and allocation.", str(key))
     if file.data.get("version") != 1:
         raise file.error(f"version is {file.data.get('version')!r}; this program reads version 1.", "version")
     pools = {str(name): _pool(file, str(name), entry, model) for name, entry in file.data["pools"].items()}
-    _check_unique(file, pools)
-    return Topology(pools)
+    allocation, allocated = _allocation(file, pools)
+    _check_unique(file, pools, allocated)
+    if CHAT_POOL not in pools:
+        raise file.error(f"there is no pool `{CHAT_POOL}`; without it no message could be answered.", "pools")
+    return Topology(pools, allocation, allocated)
+
+
+def _allocation(file: _File, pools: dict[str, Pool]) -> tuple[Allocation | None, tuple[Device, ...]]:
+    entry = file.data.get("allocation")
+    if entry is None:
+        return None, ()
+    allocation = _convert(file, entry, Allocation, "allocation")
+    devices = _devices(file, "allocation", allocation.devices, "allocation", "devices")
+    try:
+        allocation.check(len(devices), pools)
+    except ValueError as error:
+        raise file.error(f"allocation: {error}", "allocation", allocation.strategy) from None
+    return allocation, devices
 
 
 def _pool(file: _File, name: str, entry: Any, model: str) -> Pool:
@@ -178,7 +212,7 @@ def _pool(file: _File, name: str, entry: Any, model: str) -> Pool:
         raise file.error(f"pool name {name!r}: lower-case letters, digits, - and _ only.", "pools", name)
     raw = _convert(file, entry, _PoolEntry, "pools", name)
     limits = _convert(file, raw.limits, Limits, "pools", name, "limits")
-    devices = tuple(_device(file, name, text) for text in raw.devices)
+    devices = _devices(file, f"pool {name}", raw.devices, "pools", name, "devices")
     return Pool(
         name=name,
         queue=raw.queue,
@@ -200,18 +234,33 @@ def _convert(file: _File, value: Any, kind: type[T], *keys: str) -> T:
         message = str(error)
         field = re.search(r"`\$\.(\w+)|unknown field `(\w+)`", message)
         extra = next((part for part in field.groups() if part), "") if field else ""
-        raise file.error(f"pool {keys[1]}: {message}.", *keys, extra) from None
+        where = f"pool {keys[1]}" if keys[0] == "pools" else keys[0]
+        raise file.error(f"{where}: {message}.", *keys, extra) from None
 
 
-def _device(file: _File, pool: str, text: str) -> Device:
+def _devices(file: _File, where: str, texts: Iterable[str], *keys: str) -> tuple[Device, ...]:
+    """The devices as written, ranges told out: `pci:0-3` is four devices."""
+    devices: list[Device] = []
+    for text in texts:
+        match = _RANGE.match(text)
+        if match is None:
+            devices.append(_device(file, where, text, *keys))
+            continue
+        first, last = int(match["first"]), int(match["last"])
+        if not 0 <= last - first < DEVICES_MAX:
+            raise file.error(f"{where}: the range {text!r} is empty or longer than {DEVICES_MAX} devices.", *keys)
+        numbers = range(first, last + 1)
+        devices += [_device(file, where, f"{match['kind']}:{n}{match['host'] or ''}", *keys) for n in numbers]
+    return tuple(devices)
+
+
+def _device(file: _File, where: str, text: str, *keys: str) -> Device:
     match = _DEVICE.match(text)
     if match is None:
         raise file.error(
-            f"pool {pool}: device {text!r} is unknown; expected cpu, cpu:0, cpu:0-3, usb:0, pci:0, cuda:0, "
+            f"{where}: device {text!r} is unknown; expected cpu, cpu:0, cpu:0-3, usb:0, pci:0, pci:0-7, cuda:0, "
             "remote or simulated, each with @host where it is on another machine.",
-            "pools",
-            pool,
-            "devices",
+            *keys,
         )
     part = match.groupdict()
     name, host = text.partition("@")[0], part["host"] or ""
@@ -229,9 +278,16 @@ def _cores(text: str | None) -> tuple[int, ...]:
     return tuple(range(int(first), int(last or first) + 1))
 
 
-def _check_unique(file: _File, pools: dict[str, Pool]) -> None:
+def _check_unique(file: _File, pools: dict[str, Pool], allocated: Sequence[Device]) -> None:
     queues: dict[str, str] = {}
     owners: dict[str, str] = {}
+    given_out: set[str] = set()
+    for device in allocated:
+        if device.address in given_out or any(device in pool.devices for pool in pools.values()):
+            raise file.error(
+                f"allocation: device {device.address} is named twice: one device, one process.", "allocation", "devices"
+            )
+        given_out.add(device.address)
     for pool in pools.values():
         other = queues.setdefault(pool.queue, pool.name)
         if other != pool.name:

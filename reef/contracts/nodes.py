@@ -9,6 +9,23 @@ import msgspec
 NodeState = Literal["loading", "ready", "draining", "failed"]
 
 
+class DeviceHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the hardware itself tells. None: it does not tell, or nobody can know; nothing here is an estimate."""
+
+    identity: str = ""
+    """A chip's own id, a USB port path, a GPU's UUID; empty for devices without one."""
+    temperature_c: float | None = None
+    temperature_limit_c: float | None = None
+    """Where it begins to slow down."""
+    throttled: bool | None = None
+    owner_pid: int | None = None
+    resets: int | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    link: str = ""
+    """How it is attached, such as "USB 3, 5000 Mbit/s" or "PCIe 0000:01:00.0"."""
+
+
 class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     """One worker's state. `at` is Unix seconds; a report older than keys.NODE_TTL_S means the worker is gone."""
 
@@ -29,6 +46,26 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     streams: int = 1
     simulated: bool = False
+    tier: str = "pool"
+    """See reef.placement.model.Tier."""
+    general: bool = True
+    routes: tuple[str, ...] = ()
+    """What it takes jobs for now; see reef.placement.model.Place."""
+    resident: tuple[str, ...] = ()
+    """Models in memory, the one that serves among them."""
+    loading: str = ""
+    """Model that is being made ready beside the one that serves; `progress` and `note` are about it."""
+    place_version: int = 0
+    """The decision about this node that is carried out."""
+    health: DeviceHealth = DeviceHealth()
+    last_fault: str = ""
+    """Why this device failed last, for a person."""
+    last_fault_at: float = 0.0
+    fallback: bool = False
+    """The device does not serve; the CPU does its work meanwhile."""
+    tokens_per_s: float = 0.0
+    """Of all its streams, over the last seconds."""
+    inferences_per_s: float = 0.0
     metrics: str = ""
     """The worker's own metrics in Prometheus text format."""
 

@@ -401,6 +401,7 @@ def _row(new: NewJob, now: float) -> dict[str, Any]:
         "state": "queued",
         "session_id": new.session_id,
         "lane": new.lane,
+        "route": new.route,
         "idempotency_key": new.idempotency_key,
         "token": 0,
         "attempts": 0,

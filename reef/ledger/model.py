@@ -44,6 +44,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     delay_s: float = 0.0
     """It is not begun before that, unless `Ledger.release` lets it."""
+    route: str | None = None
+    """Which devices of the pool should serve it (reef.placement.model); None: any of them."""
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +69,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     not_before: float
     result: str | None
     error: str | None
+    route: str | None = None
 
     @property
     def ended(self) -> bool:

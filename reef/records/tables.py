@@ -31,6 +31,7 @@ jobs = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),  # queued running done failed dead cancelled
     sa.Column("session_id", ID),
     sa.Column("lane", sa.String(200)),  # at most one active job per lane
+    sa.Column("route", sa.String(200)),  # which devices of the pool should serve it; None: any of them
     sa.Column("idempotency_key", sa.String(200), unique=True),
     sa.Column("token", sa.Integer, nullable=False, default=0),  # fencing token: grows with each claim
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
@@ -221,4 +222,54 @@ windows = sa.Table(
     sa.Column("end", sa.Integer, nullable=False),
     sa.Column("vector", sa.LargeBinary),  # float32 little-endian, normalised; the vector index can be made from it
     sqlite_autoincrement=True,
+)
+
+placements = sa.Table(
+    "placements",
+    metadata,
+    sa.Column("node", sa.String(100), primary_key=True),
+    sa.Column("pool", sa.String(32), nullable=False),
+    sa.Column("model", sa.String(200), nullable=False),
+    sa.Column("tier", sa.String(16), nullable=False),
+    sa.Column("general", sa.Boolean, nullable=False),
+    sa.Column("routes", sa.Text, nullable=False),  # JSON lists
+    sa.Column("resident", sa.Text, nullable=False),
+    sa.Column("stage", sa.Integer, nullable=False),
+    sa.Column("peers", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("decided_by", sa.String(32), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("decided_at", sa.Double, nullable=False),
+)
+
+devices = sa.Table(
+    "devices",
+    metadata,
+    sa.Column("host", sa.String(64), primary_key=True),
+    sa.Column("name", sa.String(64), primary_key=True),  # as queues.yaml writes it, without its host
+    sa.Column("identity", sa.String(200), nullable=False),  # what the hardware says it is: chip id, USB port path
+    sa.Column("failures", sa.Integer, nullable=False, default=0),  # in a row
+    sa.Column("quarantined_until", sa.Double, nullable=False, default=0.0),
+    sa.Column("last_fault", sa.Text, nullable=False, default=""),
+    sa.Column("last_fault_at", sa.Double, nullable=False, default=0.0),
+    sa.Column("first_seen_at", sa.Double, nullable=False),
+    sa.Column("last_seen_at", sa.Double, nullable=False),
+)
+
+models = sa.Table(
+    "models",
+    metadata,
+    sa.Column("name", sa.String(200), primary_key=True),
+    sa.Column("format", sa.String(16), nullable=False),  # gguf tflite onnx encoder lora
+    sa.Column("path", sa.Text, nullable=False, default=""),  # empty: not on disk
+    sa.Column("source", sa.Text, nullable=False, default=""),
+    sa.Column("licence", sa.String(100), nullable=False, default=""),
+    sa.Column("quantisation", sa.String(32), nullable=False, default=""),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False, default=0),
+    sa.Column("sha256", sa.String(64), nullable=False, default=""),
+    sa.Column("base", sa.String(200), nullable=False, default=""),  # of an adapter: the model it belongs to
+    sa.Column("pinned", sa.Boolean, nullable=False, default=False),  # never evicted
+    sa.Column("error", sa.Text, nullable=False, default=""),  # of the last try to fetch or load it
+    sa.Column("added_at", sa.Double, nullable=False),
+    sa.Column("used_at", sa.Double, nullable=False),
 )

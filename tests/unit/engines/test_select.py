@@ -161,7 +161,9 @@ def test_fallback_at_loading(tmp_path: Path) -> None:
 def test_a_pool_gets_an_engine_that_can_do_its_tasks(tmp_path: Path, name: str, engine: str, says: str) -> None:
     """One that cannot is refused when the worker starts, with those that can."""
     path = tmp_path / "queues.yaml"
-    path.write_text(f"version: 1\npools:\n  {name}: {{queue: q, devices: [cpu], engine: {engine}}}\n")
+    path.write_text(
+        f"version: 1\npools:\n  chat: {{queue: c}}\n  {name}: {{queue: q, devices: [cpu], engine: {engine}}}\n"
+    )
     of = load_topology(path).pool(name)
     with pytest.raises(EngineError, match=says):
         choose_engine(Settings(data_dir=tmp_path), of, of.devices[0])
@@ -171,7 +173,7 @@ def test_a_pool_gets_an_engine_that_can_do_its_tasks(tmp_path: Path, name: str, 
 def test_simulated_devices_of_knowledge_say_what_they_are(tmp_path: Path, name: str) -> None:
     """They are chosen by name only, and what they make is labelled."""
     path = tmp_path / "queues.yaml"
-    path.write_text(f"version: 1\npools:\n  {name}: {{queue: q, devices: [simulated]}}\n")
+    path.write_text(f"version: 1\npools:\n  chat: {{queue: c}}\n  {name}: {{queue: q, devices: [simulated]}}\n")
     of = load_topology(path).pool(name)
     engine = choose_engine(Settings(data_dir=tmp_path), of, of.devices[0])
     assert engine.name == "simulated"

@@ -12,6 +12,9 @@ from reef.topology import TopologyError, load_topology
 ROOT = Path(__file__).parents[3]
 
 
+CHAT = "version: 1\npools:\n  chat:\n    queue: chat\n"
+
+
 def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "queues.yaml"
     path.write_text(text, encoding="utf-8")
@@ -49,6 +52,24 @@ def test_the_commented_examples_are_valid(tmp_path: Path) -> None:
         ("version: 2\npools: {}\n", 1, "version is 2"),
         ("version: 1\npools:\n  chat: [\n", 4, "not YAML"),
         ("- a\n- b\n", 1, "expected a mapping"),
+        ("version: 1\npools:\n  embed: {queue: embed}\n", 2, "no pool `chat`"),
+        (f"{CHAT}    devices: [pci:3-1]\n", 5, "'pci:3-1' is empty"),
+        (f"{CHAT}allocation:\n  strategy: dynamic\n  devices: []\n", 7, "length >= 1"),
+        (f"{CHAT}allocation:\n  strategy: round_robin\n  devices: [pci:0]\n", 6, "round_robin"),
+        (f"{CHAT}allocation:\n  strategy: dynamic\n  devices: [pci:0-3]\n  dynamic: {{hot: 5}}\n", 8, "there are 4"),
+        (f"{CHAT}allocation:\n  strategy: dedicated\n  devices: [pci:0, pci:0]\n", 7, "pci:0 is named twice"),
+        (
+            f"{CHAT}allocation:\n  strategy: dynamic\n  devices: [pci:0]\n  dynamic: {{bulk_pools: [x]}}\n",
+            8,
+            "no pool 'x'",
+        ),
+        (f"{CHAT}allocation:\n  strategy: pipeline\n  devices: [pci:0-3]\n", 5, "needs `pipeline:"),
+        (
+            f"{CHAT}allocation:\n  strategy: dedicated\n  devices: [pci:0-3]\n"
+            "  dedicated: {devices_per_persona: 2, services: {chat: 1}, reserve: 2}\n",
+            8,
+            "needs 5 devices",
+        ),
     ],
 )
 def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, line: int, says: str) -> None:
@@ -94,3 +115,14 @@ def test_the_model_setting_overrides_the_chat_pool_only(tmp_path: Path) -> None:
     path = write(tmp_path, "version: 1\npools:\n  chat: {queue: c, model: a}\n  embed: {queue: e, model: b}\n")
     topology = load_topology(path, model="other.gguf")
     assert (topology.pool("chat").model, topology.pool("embed").model) == ("other.gguf", "b")
+
+
+def test_ranges_and_devices_given_out(tmp_path: Path) -> None:
+    """`simulated:0-95` is 96 devices; those of the allocation belong to no pool and have node names of their own."""
+    text = f"{CHAT}    devices: [cpu]\nallocation:\n  strategy: dynamic\n  devices: [simulated:0-95, 'pci:2-3@beta']\n"
+    topology = load_topology(write(tmp_path, text))
+    assert len(topology.allocated) == 98
+    assert [device.node for device in topology.allocated[95:]] == ["simulated-95", "pci-2.beta", "pci-3.beta"]
+    assert [device.name for device in topology.pool("chat").devices] == ["cpu"]
+    assert topology.allocation is not None
+    assert topology.allocation.dynamic.hot == 1

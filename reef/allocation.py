@@ -1,0 +1,105 @@
+"""How devices are given out among pools, personas and models: the `allocation` of queues.yaml as values.
+
+Read by reef/topology.py; what a strategy makes of it is in reef/placement/. Nothing here knows a live worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Strategy = Literal["dedicated", "dynamic", "pipeline"]
+Count = Annotated[int, Meta(ge=0, le=100_000)]
+
+
+class Dedicated(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Each persona has devices of its own, services share some, and a reserve takes over from what dies."""
+
+    personas: Annotated[int, Meta(ge=1, le=1000)] | list[str] = 1
+    """So many (those talked to most), or their ids."""
+    devices_per_persona: Annotated[int, Meta(ge=1)] = 1
+    model: str = ""
+    """Of the personas that name none; empty: the chat pool's."""
+    services: dict[str, Count] = {}
+    """Devices that a pool keeps for all, such as {embed: 8, media: 4}."""
+    on_demand: list[str] | None = None
+    """Services (None: media, where it is one) whose devices are loaded when the first job comes, not before."""
+    reserve: Count = 0
+
+
+class Dynamic(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Devices move to where the demand is. The three counts are taken in this order; the rest is cold."""
+
+    hot: Count = 1
+    """Always loaded with the models used most."""
+    warm: Count = 0
+    """Hold the next models in memory and swap within two seconds."""
+    bulk_pools: list[str] | None = None
+    """What cold devices do until they are needed. None: embed and index, where there are such pools."""
+    bulk_share: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    """So much of all devices never leaves bulk work, however long the other queues are."""
+    up_wait_s: Annotated[float, Meta(gt=0)] = 2.0
+    """A queue whose next job would wait longer than this gets a device ..."""
+    down_idle_s: Annotated[float, Meta(gt=0)] = 30.0
+    """... and one whose devices were idle this long gives one back. The gap between the two stops any swinging."""
+    settle_s: Annotated[float, Meta(gt=0)] = 5.0
+    """A device that moved stays at least this long."""
+
+
+class Pipeline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A model cut into segments, one per device, in the order of the devices."""
+
+    model: str
+    segments: Annotated[int, Meta(ge=2, le=256)]
+    pool: str = "media"
+    in_flight: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    """Inputs on their way at once; None: two for each segment."""
+
+
+class Allocation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The `allocation` section."""
+
+    strategy: Strategy
+    devices: Annotated[list[str], Meta(min_length=1)]
+    dedicated: Dedicated = Dedicated()
+    dynamic: Dynamic = Dynamic()
+    pipeline: Pipeline | None = None
+
+    def check(self, devices: int, pools: Collection[str]) -> None:
+        """Raises ValueError with what is wrong, where `devices` is how many there are to give out."""
+        {"dedicated": self._check_dedicated, "dynamic": self._check_dynamic, "pipeline": self._check_pipeline}[
+            self.strategy
+        ](devices, pools)
+
+    def _check_dedicated(self, devices: int, pools: Collection[str]) -> None:
+        wanted = self.dedicated
+        _known([*wanted.services, *(wanted.on_demand or ())], pools)
+        personas = wanted.personas if isinstance(wanted.personas, int) else len(wanted.personas)
+        needed = personas * wanted.devices_per_persona + sum(wanted.services.values()) + wanted.reserve
+        if needed > devices:
+            raise ValueError(
+                f"dedicated needs {needed} devices ({personas} personas of {wanted.devices_per_persona}, services, "
+                f"{wanted.reserve} in reserve); there are {devices}."
+            )
+
+    def _check_dynamic(self, devices: int, pools: Collection[str]) -> None:
+        wanted = self.dynamic
+        _known(wanted.bulk_pools or (), pools)
+        if wanted.hot + wanted.warm > devices:
+            raise ValueError(f"dynamic wants {wanted.hot} hot and {wanted.warm} warm devices; there are {devices}.")
+
+    def _check_pipeline(self, devices: int, pools: Collection[str]) -> None:
+        if self.pipeline is None:
+            raise ValueError("strategy pipeline needs `pipeline: {model: ..., segments: ...}`.")
+        _known([self.pipeline.pool], pools)
+        if self.pipeline.segments > devices:
+            raise ValueError(f"a pipeline of {self.pipeline.segments} segments needs as many devices, not {devices}.")
+
+
+def _known(named: Collection[str], pools: Collection[str]) -> None:
+    for name in named:
+        if name not in pools:
+            raise ValueError(f"there is no pool {name!r}; there are: {', '.join(pools)}.")

@@ -1,0 +1,84 @@
+"""Places in the database: one row a node. The newest decision wins; a writer that saw an older one is refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from reef.placement.model import Place
+from reef.records.database import Database
+from reef.records.tables import placements
+
+_LISTS = ("routes", "resident", "peers")
+
+
+class Outdated(Exception):
+    """Somebody decided about this node meanwhile: look again."""
+
+
+class PlacementStore:
+    """Safe to share between threads and processes."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self.database, self.clock = database, clock
+
+    def get(self, node: str) -> Place | None:
+        """A node's place; None where nobody ever decided."""
+        with self.database.read() as connection:
+            row = connection.execute(sa.select(placements).where(placements.c.node == node)).mappings().first()
+            return _place(dict(row)) if row else None
+
+    def all(self) -> dict[str, Place]:
+        """Every place, by node."""
+        with self.database.read() as connection:
+            rows = connection.execute(sa.select(placements).order_by(placements.c.node)).mappings()
+            return {row["node"]: _place(dict(row)) for row in rows}
+
+    def put(self, places: Sequence[Place]) -> list[Place]:
+        """Store these decisions, all or none; each must carry the version it was made from (0: there was none).
+
+        Gives them with their new versions; one that changes nothing keeps its version. Raises Outdated.
+        """
+        stored = []
+        with self.database.write() as connection:
+            for place in places:
+                stored.append(self._put(connection, place))
+        return stored
+
+    def forget(self, nodes: Sequence[str]) -> None:
+        """Nodes that queues.yaml does not have any more."""
+        with self.database.write() as connection:
+            connection.execute(placements.delete().where(placements.c.node.in_(list(nodes))))
+
+    def _put(self, connection: sa.Connection, place: Place) -> Place:
+        row = connection.execute(sa.select(placements).where(placements.c.node == place.node)).mappings().first()
+        known = _place(dict(row)) if row else None
+        if place.version != (known.version if known else 0):
+            raise Outdated(place.node)
+        if known and same(known, place):
+            return known
+        fresh = msgspec.structs.replace(place, version=place.version + 1, decided_at=self.clock())
+        if known is None:
+            connection.execute(placements.insert().values(**_row(fresh)))
+        else:
+            connection.execute(placements.update().where(placements.c.node == fresh.node).values(**_row(fresh)))
+        return fresh
+
+
+def same(one: Place, other: Place) -> bool:
+    """Whether two decisions ask for the same."""
+    plain = {"reason": "", "decided_by": "", "version": 0, "decided_at": 0.0}
+    return bool(msgspec.structs.replace(one, **plain) == msgspec.structs.replace(other, **plain))
+
+
+def _row(place: Place) -> dict[str, Any]:
+    values = msgspec.structs.asdict(place)
+    return values | {name: msgspec.json.encode(values[name]).decode() for name in _LISTS}
+
+
+def _place(row: dict[str, Any]) -> Place:
+    return Place(**row | {name: tuple(msgspec.json.decode(row[name])) for name in _LISTS})
