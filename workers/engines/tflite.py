@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 16 << 20
 """Vectors kept in memory: a question that is asked again costs nothing. Documents are embedded once anyway."""
-COMPUTING_NICE = 9
-"""So much less than the rest of this process: what finds passages for a question does not wait behind bulk work."""
+BULK_NICE = 9
+"""So much less than the rest of this process: what finds passages for a question does not wait behind documents."""
 FIRST_HANG_S = 600.0
 """Reading a model from a slow disk is no device call that hangs."""
 T = TypeVar("T")
@@ -57,7 +56,6 @@ class TfliteEngine:
         self._watchdog = Watchdog(hang_s, trace_file)
         self._hang_s = hang_s
         self._engine: EmbeddingsEngine | None = None
-        self._computing = threading.local()
 
     def load(self, progress: Progress) -> None:
         """Fetch, build, load and check the model. Raises EngineError with what to do next."""
@@ -73,7 +71,8 @@ class TfliteEngine:
                 backend="tflite",
                 threads=self._threads,
                 cache=VectorCache(MemoryTier(CACHE_BYTES)),
-                guard=self._guard,
+                guard=self._watchdog.guard,
+                on_bulk_thread=lambda: give_way_in_thread(BULK_NICE),
             )
         except (EmbeddingsError, OSError) as error:
             raise EngineError(f"The embedding model {self.model} cannot be used: {error}") from error
@@ -115,15 +114,6 @@ class TfliteEngine:
             raise Cancelled from error
         except errors.EmbeddingsError as error:
             raise EngineError(f"The embedding engine failed: {error}") from error
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        """Around every call of the device, in the thread that makes it."""
-        if self._engine is not None and not hasattr(self._computing, "gives_way"):
-            self._computing.gives_way = True
-            give_way_in_thread(COMPUTING_NICE)
-        with self._watchdog.guard():
-            yield
 
 
 def _library_device(device: Device) -> str:

@@ -21,7 +21,7 @@ WAIT_S = 10
 class Scripted:
     """A backend whose calls wait until the test lets them go."""
 
-    def __init__(self, batch_max: int = 1, calls_at_once: int = 1) -> None:
+    def __init__(self, batch_max: int = 1, calls_at_once: int = 1, urgent_calls: int = 0) -> None:
         self.traits = Traits(
             name="scripted",
             model="scripted",
@@ -31,6 +31,7 @@ class Scripted:
             window_tokens=50,
             batch_max=batch_max,
             calls_at_once=calls_at_once,
+            urgent_calls=urgent_calls,
         )
         self.calls: list[list[str]] = []
         self.entered = threading.Semaphore(0)
@@ -209,6 +210,43 @@ def test_services_get_several_calls_at_once(threads: ThreadPoolExecutor) -> None
     backend.open = True
     backend.gate.release(3)
     assert [int(row[0]) for row in work.result(WAIT_S)] == [3, 3, 5, 4]
+    engine.close()
+
+
+def test_an_urgent_call_waits_for_none_that_runs(threads: ThreadPoolExecutor) -> None:
+    """A question is computed while a document holds the device, by a thread that documents never slow down."""
+    backend = Scripted(urgent_calls=1)
+    slowed: list[str] = []
+    engine = EmbeddingsEngine(
+        backend=backend, cache=VectorCache(), on_bulk_thread=lambda: slowed.append(threading.current_thread().name)
+    )
+    bulk = threads.submit(engine.encode, ["document one", "document two"])
+    assert backend.entered.acquire(timeout=WAIT_S)
+    question = threads.submit(engine.encode_query, "question")
+    assert backend.entered.acquire(timeout=WAIT_S), "it began while the document was computed"
+    assert backend.calls == [["document one"], ["question"]]
+    backend.gate.release(2)
+    question.result(WAIT_S)
+    backend.open = True
+    backend.gate.release()
+    bulk.result(WAIT_S)
+    assert slowed == ["embeddings-lane-0"]
+    engine.close()
+
+
+def test_no_document_begins_while_an_urgent_call_runs(threads: ThreadPoolExecutor) -> None:
+    """The processor is the question's until its vector is there."""
+    backend = Scripted(urgent_calls=1)
+    engine = started(backend)
+    question = threads.submit(engine.encode_query, "question")
+    assert backend.entered.acquire(timeout=WAIT_S)
+    bulk = threads.submit(engine.encode, ["document"], priority="bulk")
+    assert not backend.entered.acquire(timeout=0.1)
+    backend.open = True
+    backend.gate.release()
+    question.result(WAIT_S)
+    bulk.result(WAIT_S)
+    assert backend.calls == [["question"], ["document"]]
     engine.close()
 
 

@@ -100,9 +100,14 @@ class EmbeddingsEngine:
         cache: VectorCache | None = None,
         service: Service | None = None,
         guard: Guard = contextlib.nullcontext,
+        on_bulk_thread: Callable[[], None] | None = None,
         progress: Progress = silent,
     ) -> None:
-        """Fetch, build, load and self-test the model. Raises EmbeddingsError; the subclass says what helps."""
+        """Fetch, build, load and self-test the model. Raises EmbeddingsError; the subclass says what helps.
+
+        `on_bulk_thread` is called once in each thread that computes bulk work, before its first: where a program
+        lowers that thread's priority.
+        """
         if backend is None or isinstance(backend, str):
             choice = Choice(
                 model=model,
@@ -124,7 +129,9 @@ class EmbeddingsEngine:
             batch_max=self.traits.batch_max,
             batch_tokens_max=self.traits.batch_tokens_max,
             threads=self.traits.calls_at_once,
+            urgent_threads=self.traits.urgent_calls,
             guard=guard,
+            on_bulk_thread=on_bulk_thread,
         )
         self._prefix_tokens = {p: self._backend.count([p])[0] if p else 0 for p in self._prefixes()}
         self._special_tokens = self._backend.prepare([""])[0].tokens

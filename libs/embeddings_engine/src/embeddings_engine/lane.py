@@ -1,7 +1,9 @@
 """Who uses the device next. Callers hand in work and wait; the lane's threads run one batch at a time.
 
-Interactive work goes before bulk work at every batch, so it waits for at most one device call that is already running.
-What waits together is run together, up to the backend's batch. Knows no model and no text.
+Interactive work goes before bulk work at every batch, so it waits for at most one device call that is already running,
+and for none where the backend can make an urgent call beside the others: a thread is kept free for that, and no bulk
+call begins while it computes. What waits together is run together, up to the backend's batch. Knows no model and no
+text.
 """
 
 from __future__ import annotations
@@ -104,18 +106,29 @@ class Lane:
         batch_max: int,
         batch_tokens_max: int,
         threads: int = 1,
+        urgent_threads: int = 0,
         guard: Guard = contextlib.nullcontext,
+        on_bulk_thread: Callable[[], None] | None = None,
     ) -> None:
-        self._run, self._guard = run, guard
+        """`urgent_threads` do interactive work only; `on_bulk_thread` is called in each other one before its first
+        bulk call.
+        """
+        self._run, self._guard, self._on_bulk_thread = run, guard, on_bulk_thread
         self._batch_max, self._batch_tokens_max = batch_max, batch_tokens_max
         self._interactive: deque[Work] = deque()
         self._bulk: deque[Work] = deque()
         self._ready = threading.Condition()
         self._closed = False
         self._steps = 0
+        self._urgent_running, self._urgent_threads = 0, urgent_threads
+        self._nothing: deque[Work] = deque()
         self._threads = [
-            threading.Thread(target=self._serve, name=f"embeddings-lane-{index}", daemon=True)
+            threading.Thread(target=self._serve_all, name=f"embeddings-lane-{index}", daemon=True)
             for index in range(threads)
+        ]
+        self._threads += [
+            threading.Thread(target=self._serve_urgent, name=f"embeddings-urgent-{index}", daemon=True)
+            for index in range(urgent_threads)
         ]
         for thread in self._threads:
             thread.start()
@@ -155,21 +168,41 @@ class Lane:
         for thread in self._threads:
             thread.join(CLOSE_TIMEOUT_S)
 
-    def _serve(self) -> None:
-        while parts := self._next():
+    def _serve_all(self) -> None:
+        told = self._on_bulk_thread is None
+        while parts := self._next(urgent=False):
+            if not told and not parts[0][0].interactive and self._on_bulk_thread is not None:
+                self._on_bulk_thread()
+                told = True
             self._execute(parts)
 
-    def _next(self) -> list[tuple[Work, list[int]]]:
+    def _serve_urgent(self) -> None:
+        while parts := self._next(urgent=True):
+            try:
+                self._execute(parts)
+            finally:
+                with self._ready:
+                    self._urgent_running -= 1
+                    self._ready.notify_all()
+
+    def _next(self, *, urgent: bool) -> list[tuple[Work, list[int]]]:
         """What to run now; empty when the lane is closed."""
         with self._ready:
             while True:
                 self._drop_ended()
-                queue = self._interactive or self._bulk
+                queue = self._queue(urgent)
                 if queue:
+                    self._urgent_running += urgent
                     return self._gather(queue)
                 if self._closed:
                     return []
                 self._ready.wait()
+
+    def _queue(self, urgent: bool) -> deque[Work]:
+        """What this kind of thread may take from: people first, each by a thread that was kept free if there is one."""
+        if urgent or (self._interactive and self._urgent_running >= self._urgent_threads):
+            return self._interactive
+        return self._nothing if self._urgent_running else self._bulk
 
     def _drop_ended(self) -> None:
         for queue in (self._interactive, self._bulk):

@@ -35,6 +35,8 @@ class Traits:
     """Most tokens in one call, padding counted: how long an interactive text may have to wait for a bulk call."""
     calls_at_once: int = 1
     """How many calls may run at the same time: 1 for a device, more for a service."""
+    urgent_calls: int = 0
+    """So many more for interactive work only, where that costs little: a question waits for no document then."""
     query_prefix: str = ""
     document_prefix: str = ""
     matryoshka: bool = False

@@ -22,6 +22,8 @@ from embeddings_engine.tokens import Item, Span, TokenReader
 DELEGATE_LIBRARY = "libedgetpu.so.1"
 CALLS_MAX = 4
 """Texts computed side by side, each by an interpreter of its own, which takes some 100 MB."""
+URGENT_CALLS = 1
+"""An interpreter more on a CPU, for the text that somebody waits for."""
 
 Runners = dict[int, Any]
 """An interpreter's signatures by how many tokens they read."""
@@ -34,9 +36,10 @@ class TfliteBackend:
         """Raises BackendUnavailable, ModelUnavailable or SelfTestFailed."""
         self._tokens = TokenReader(bundle.folder)
         calls = 1 if device.startswith("tpu") else max(1, min(threads, CALLS_MAX))
+        urgent = 0 if device.startswith("tpu") else URGENT_CALLS
         self._idle: queue.SimpleQueue[Runners] = queue.SimpleQueue()
         longest = 0
-        for _ in range(calls):
+        for _ in range(calls + urgent):
             runners = _runners(
                 _on_tpu(bundle, device) if device.startswith("tpu") else _on_cpu(bundle, threads // calls)
             )
@@ -51,6 +54,7 @@ class TfliteBackend:
             window_tokens=min(bundle.window_tokens, longest),
             batch_max=1,
             calls_at_once=calls,
+            urgent_calls=urgent,
             query_prefix=bundle.query_prefix,
             document_prefix=bundle.document_prefix,
         )
