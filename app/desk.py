@@ -64,12 +64,16 @@ class Desk:
         client: redis.Redis,
         dispatcher: Dispatcher,
         count: Callable[[str], None],
+        hurry: Callable[[], None] = lambda: None,
     ) -> None:
-        """`count` is called with how each turn was answered: accepted, or the code of the refusal."""
+        """`count` is called with how each turn was answered: accepted, or the code of the refusal.
+
+        `hurry` is called when somebody begins to wait for a reply.
+        """
         self._turns = Turns(ledger.database, ledger, topology)
         self._ledger, self._topology = ledger, topology
         self._client, self._dispatcher = client, dispatcher
-        self._count_outcome = count
+        self._count_outcome, self._hurry = count, hurry
         self._at_once = threading.BoundedSemaphore(ACCEPTING_MAX)
 
     def say(
@@ -131,6 +135,7 @@ class Desk:
         self._ledger.mark_sent(record.id)
 
     def _count(self, accept: Callable[[], Accepted]) -> Accepted:
+        self._hurry()
         try:
             with self._place():
                 accepted = accept()

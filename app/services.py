@@ -13,6 +13,7 @@ from app.desk import Desk
 from app.markdown import Renderer
 from app.outside import outside
 from app.relay import Relay
+from reef.hurry import Hurry
 from reef.knowledge.flow import Flow
 from reef.knowledge.originals import Originals
 from reef.knowledge.progress import Progress
@@ -73,7 +74,7 @@ def build(settings: Settings) -> Services:
         ledger=ledger,
         redis=client,
         relay=Relay(settings.redis_url, client, ledger, topology, counts.reread),
-        desk=Desk(ledger, topology, client, dispatcher, counts.turn),
+        desk=Desk(ledger, topology, client, dispatcher, counts.turn, Hurry(settings.data_dir).mark),
         renderer=Renderer(),
         counts=counts,
         uploads=_uploads(settings, ledger, dispatcher, client),

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from reef.hurry import Hurry
 from reef.models import ModelError, ModelFile, ModelStore
 from reef.models.gguf import read_head
 from reef.ports import ChatEngine, ChatMessage, ChatRequest, ChatResult, Engine, EngineError, Progress
@@ -59,6 +60,7 @@ def _embedding_engine(settings: Settings, pool: Pool, device: Device) -> Engine:
         models_dir=embedding_models_dir(settings),
         hang_s=pool.limits.hang_s,
         trace_file=_trace_file(settings, pool, device),
+        hurry=Hurry(settings.data_dir),
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from reef.hurry import Hurry
 from reef.ports import Cancelled, EngineError, Progress
 from reef.priority import give_way_in_thread
 from reef.topology import Device
@@ -46,9 +47,13 @@ class TfliteEngine:
         models_dir: Path,
         hang_s: float,
         trace_file: Path,
+        hurry: Hurry | None = None,
         threads: int | None = None,
     ) -> None:
-        """`model` is a name of the library's catalogue or a folder. Nothing is loaded yet."""
+        """`model` is a name of the library's catalogue or a folder. Nothing is loaded yet.
+
+        `hurry`: documents stand back while somebody waits for a first word.
+        """
         self.model = model or DEFAULT_MODEL
         self.dimensions = self.window_tokens = 0
         self._device, self._models_dir = device, models_dir
@@ -56,6 +61,7 @@ class TfliteEngine:
         self._watchdog = Watchdog(hang_s, trace_file)
         self._hang_s = hang_s
         self._engine: EmbeddingsEngine | None = None
+        self._hurry, self._bulk_thread = hurry, threading.local()
 
     def load(self, progress: Progress) -> None:
         """Fetch, build, load and check the model. Raises EngineError with what to do next."""
@@ -72,7 +78,7 @@ class TfliteEngine:
                 threads=self._threads,
                 cache=VectorCache(MemoryTier(CACHE_BYTES)),
                 guard=self._watchdog.guard,
-                on_bulk_thread=lambda: give_way_in_thread(BULK_NICE),
+                before_bulk=self._before_bulk,
             )
         except (EmbeddingsError, OSError) as error:
             raise EngineError(f"The embedding model {self.model} cannot be used: {error}") from error
@@ -82,6 +88,8 @@ class TfliteEngine:
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
         """See reef.ports.EmbeddingEngine."""
+        if self._hurry is not None:
+            self._hurry.mark()
         return self._call(lambda engine: engine.encode_query(text))
 
     def embed_documents(self, texts: Sequence[str], cancel: threading.Event) -> NDArray[np.float32]:
@@ -102,6 +110,13 @@ class TfliteEngine:
         if engine is not None:
             engine.close()
         self._watchdog.close()
+
+    def _before_bulk(self) -> None:
+        if not hasattr(self._bulk_thread, "gives_way"):
+            self._bulk_thread.gives_way = True
+            give_way_in_thread(BULK_NICE)
+        if self._hurry is not None:
+            self._hurry.stand_back()
 
     def _call(self, work: Callable[[EmbeddingsEngine], T]) -> T:
         from embeddings_engine import errors

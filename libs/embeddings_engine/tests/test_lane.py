@@ -218,7 +218,7 @@ def test_an_urgent_call_waits_for_none_that_runs(threads: ThreadPoolExecutor) ->
     backend = Scripted(urgent_calls=1)
     slowed: list[str] = []
     engine = EmbeddingsEngine(
-        backend=backend, cache=VectorCache(), on_bulk_thread=lambda: slowed.append(threading.current_thread().name)
+        backend=backend, cache=VectorCache(), before_bulk=lambda: slowed.append(threading.current_thread().name)
     )
     bulk = threads.submit(engine.encode, ["document one", "document two"])
     assert backend.entered.acquire(timeout=WAIT_S)
@@ -230,7 +230,7 @@ def test_an_urgent_call_waits_for_none_that_runs(threads: ThreadPoolExecutor) ->
     backend.open = True
     backend.gate.release()
     bulk.result(WAIT_S)
-    assert slowed == ["embeddings-lane-0"]
+    assert slowed == ["embeddings-lane-0"] * 2
     engine.close()
 
 

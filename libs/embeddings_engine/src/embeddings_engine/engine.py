@@ -100,13 +100,13 @@ class EmbeddingsEngine:
         cache: VectorCache | None = None,
         service: Service | None = None,
         guard: Guard = contextlib.nullcontext,
-        on_bulk_thread: Callable[[], None] | None = None,
+        before_bulk: Callable[[], None] | None = None,
         progress: Progress = silent,
     ) -> None:
         """Fetch, build, load and self-test the model. Raises EmbeddingsError; the subclass says what helps.
 
-        `on_bulk_thread` is called once in each thread that computes bulk work, before its first: where a program
-        lowers that thread's priority.
+        `before_bulk` is called before each bulk call, in the thread that makes it: where a program lowers that
+        thread's priority, or lets it wait while the processor is wanted elsewhere.
         """
         if backend is None or isinstance(backend, str):
             choice = Choice(
@@ -131,7 +131,7 @@ class EmbeddingsEngine:
             threads=self.traits.calls_at_once,
             urgent_threads=self.traits.urgent_calls,
             guard=guard,
-            on_bulk_thread=on_bulk_thread,
+            before_bulk=before_bulk,
         )
         self._prefix_tokens = {p: self._backend.count([p])[0] if p else 0 for p in self._prefixes()}
         self._special_tokens = self._backend.prepare([""])[0].tokens

@@ -108,12 +108,10 @@ class Lane:
         threads: int = 1,
         urgent_threads: int = 0,
         guard: Guard = contextlib.nullcontext,
-        on_bulk_thread: Callable[[], None] | None = None,
+        before_bulk: Callable[[], None] | None = None,
     ) -> None:
-        """`urgent_threads` do interactive work only; `on_bulk_thread` is called in each other one before its first
-        bulk call.
-        """
-        self._run, self._guard, self._on_bulk_thread = run, guard, on_bulk_thread
+        """`urgent_threads` do interactive work only; `before_bulk` is called in a thread before each bulk call."""
+        self._run, self._guard, self._before_bulk = run, guard, before_bulk
         self._batch_max, self._batch_tokens_max = batch_max, batch_tokens_max
         self._interactive: deque[Work] = deque()
         self._bulk: deque[Work] = deque()
@@ -169,11 +167,9 @@ class Lane:
             thread.join(CLOSE_TIMEOUT_S)
 
     def _serve_all(self) -> None:
-        told = self._on_bulk_thread is None
         while parts := self._next(urgent=False):
-            if not told and not parts[0][0].interactive and self._on_bulk_thread is not None:
-                self._on_bulk_thread()
-                told = True
+            if self._before_bulk is not None and not parts[0][0].interactive:
+                self._before_bulk()
             self._execute(parts)
 
     def _serve_urgent(self) -> None:
