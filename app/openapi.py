@@ -47,7 +47,7 @@ REASONS = {
     412: "Another version of the protocol was asked for",
     413: "The body is too long",
     415: "The body has another media type than this one reads",
-    422: "The model cannot answer this",
+    422: "The model cannot answer this, or the idempotency key belongs to another message",
     423: "Another request is writing this file",
     429: "The queue is full; Retry-After says when to come again",
     502: "The run failed on its device",

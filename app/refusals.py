@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException
 
 from app.listener import Closed, TooMany
 from reef.conversation.store import UnknownMessage, UnknownSession
-from reef.conversation.turns import NotEditable, PoolClosed
+from reef.conversation.turns import KeyReused, NotEditable, PoolClosed
 from reef.knowledge.documents import UnknownDocument
 from reef.knowledge.names import BadName
 from reef.knowledge.originals import Busy, DiskFull
@@ -93,6 +93,8 @@ def _of_domain(error: BaseException) -> Refusal | None:
         return not_found("run", key)
     if isinstance(error, NotEditable):
         return Refusal(409, "not_editable", "Not possible for this message", str(error))
+    if isinstance(error, KeyReused):
+        return Refusal(422, "key_reused", "Key used again", str(error))
     if isinstance(error, PersonaLimit):
         return Refusal(409, "limit_reached", "Limit reached", f"{str(error)[:1].upper()}{str(error)[1:]}.")
     return None

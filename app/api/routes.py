@@ -145,7 +145,7 @@ ROUTES: tuple[Route, ...] = (
         body=ChatRequest,
         headers=KEY_HEADER,
         answers={200: MEDIA_TYPE},
-        errors=(404, *BUSY),
+        errors=(404, 422, *BUSY),
         tag="chat",
     ),
     Route(

@@ -27,6 +27,10 @@ class NotEditable(ValueError):
     """This message cannot be edited or regenerated; the text says why."""
 
 
+class KeyReused(ValueError):
+    """An idempotency key came again with another message: one of the two is a mistake, so neither is guessed."""
+
+
 class PoolClosed(Exception):
     """No device serves this kind of job in queues.yaml."""
 
@@ -62,7 +66,8 @@ class Turns:
     ) -> Turn:
         """Store what the user said and accept the job that answers it.
 
-        Raises UnknownPersona, PoolClosed, PoolFull, LaneBusy (the persona is still answering in this session).
+        Raises UnknownPersona, PoolClosed, PoolFull, LaneBusy (the persona is still answering in this session),
+        KeyReused.
         """
         with self.database.write() as connection:
             persona = find_persona(connection, persona_id)
@@ -74,6 +79,7 @@ class Turns:
             prompt = store.new_message(session_id, "user", text)
             turn = self._accept(connection, persona.id, prompt, idempotency_key, tokens_max)
             if turn.known:
+                _check_key(connection, turn, persona.id, text)
                 if new_session and turn.session_id != session_id:
                     connection.execute(sessions.delete().where(sessions.c.id == session_id))
                 return turn
@@ -216,6 +222,14 @@ class Turns:
     def _submit(self, connection: sa.Connection, new: NewJob) -> JobRecord:
         pool = self.topology.pool(type(new.job).POOL)
         return self.ledger.submit(connection, new, waiting_max=pool.limits.waiting_max, streams=total_streams(pool))
+
+
+def _check_key(connection: sa.Connection, turn: Turn, persona_id: str, text: str) -> None:
+    said = connection.execute(
+        sa.select(messages.c.content).where(messages.c.id == turn.prompt_message_id)
+    ).scalar_one_or_none()
+    if turn.persona_id != persona_id or said not in (None, text):
+        raise KeyReused("This idempotency key was used for another message; give each message a key of its own.")
 
 
 def total_streams(pool: Pool) -> int:

@@ -103,6 +103,20 @@ def test_the_same_idempotency_key_makes_one_run(web: Web, stage: Stage) -> None:
         assert len(history["messages"]) == 2
 
 
+def test_an_idempotency_key_belongs_to_one_message(web: Web, stage: Stage) -> None:
+    """With another text or persona it is refused: 422, and nothing new is kept or run."""
+    with web.client() as client:
+        ask = {"persona_id": "alice", "message": "First", "wait": False}
+        key = {"Idempotency-Key": "a-key-for-two"}
+        first = client.post(f"{V1}/chat", json=ask, headers=key).json()
+        before = len(client.get(f"{V1}/sessions?limit=500").json()["sessions"])
+        for other in ({"message": "Second"}, {"persona_id": "bob"}):
+            answer = client.post(f"{V1}/chat", json=ask | other, headers=key)
+            assert (answer.status_code, answer.json()["code"]) == (422, "key_reused")
+        assert stage.waiting() == [first["run_id"]]
+        assert len(client.get(f"{V1}/sessions?limit=500").json()["sessions"]) == before
+
+
 def test_a_busy_session_is_told_so(web: Web) -> None:
     """Two replies of one persona in one session cannot be written at once: 409 with the run that is."""
     with web.client() as client:
