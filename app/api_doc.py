@@ -65,6 +65,10 @@ A chat turn is told as `queued` (repeated with `seq` 0 while it waits), `started
 An upload that is subscribed to is told as an `upload` with `"snapshot": true`: how it stands in the records. Then come
 a `document` for each file that changes and an `upload` with new counts, at most four a second. Ask for the list of
 documents after the snapshot, and nothing is missed. `last_seq` tells what happened since, and then the snapshot.
+
+The reef itself is told to who sends `watch_system`: a `system` with `"snapshot": true`, then about once a second a
+`system` with what changed, also when nothing did; and `device_changed` and `model` when those happen. A client that
+reads too slowly gets another snapshot.
 """
 
 
@@ -82,6 +86,7 @@ def text() -> str:
     parts.append("| type | fields | meaning |\n|---|---|---|")
     parts += [_struct(kind, hidden=events.Event.__struct_fields__) for kind in get_args(events.RunEvent)]
     parts += [_struct(kind, hidden=events.Event.__struct_fields__) for kind in get_args(events.UploadEvent)]
+    parts += [_struct(kind, hidden=events.Event.__struct_fields__) for kind in get_args(events.SystemEvent)]
     parts.append("| `pong` |  | Answer to `ping`. |")
     return "\n".join(parts) + "\n"
 

@@ -152,6 +152,7 @@ class Listener:
         self.followers: dict[str, Follower] = {}
         self.sessions: set[str] = set()
         self.uploads: dict[str, UploadFollower] = {}
+        self.watches_system = False
 
     # --- what the client asks for
 
@@ -215,6 +216,27 @@ class Listener:
                 self._relay.leave("upload", upload_id, self)
         self._relay.flush()
 
+    def watch_system(self) -> None:
+        """Tell how the reef stands and what changes in it; asked again: everything anew."""
+        with self._lock:
+            self.watches_system = True
+            self._relay.system.join(self)
+            self._relay.join("system", "", self)
+        self._relay.flush()
+        self.wake()
+
+    def unwatch_system(self) -> None:
+        """Tell nothing more of it."""
+        with self._lock:
+            self._unwatch_system()
+        self._relay.flush()
+
+    def _unwatch_system(self) -> None:
+        if self.watches_system:
+            self.watches_system = False
+            self._relay.system.leave(self)
+            self._relay.leave("system", "", self)
+
     def tell(self, answer: Item) -> None:
         """Answer one of the client's own frames; it comes before any event."""
         if len(self._control) >= CONTROL_MAX:
@@ -235,6 +257,7 @@ class Listener:
             for upload_id in self.uploads:
                 self._relay.leave("upload", upload_id, self)
             self.uploads.clear()
+            self._unwatch_system()
         self._relay.flush()
         self._relay.forget(self)
         self.wake()
@@ -311,6 +334,8 @@ class Listener:
                 self._relay.flush()
         for upload in list(self.uploads.values()):
             items += upload.collect(self._relay)
+        if self.watches_system:
+            items += self._relay.system.collect(self)
         return items
 
     def _follow_started(self) -> None:

@@ -22,11 +22,22 @@ import sqlalchemy.exc
 from app.endings import ending, gone
 from app.items import Item, item
 from app.listener import Follower, Listener
+from app.system_watch import SystemWatch
 from reef import keys, streams
-from reef.contracts.events import Event, Queued, RunEvent, UploadEvent, UploadProgress, decode, encode
+from reef.contracts.events import (
+    Event,
+    Queued,
+    RunEvent,
+    UploadEvent,
+    UploadProgress,
+    decode,
+    decode_announced,
+    encode,
+)
 from reef.conversation.turns import total_streams
 from reef.knowledge.progress import measure
 from reef.ledger import JobRecord, Ledger
+from reef.observing.board import Board
 from reef.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -41,11 +52,12 @@ SUBSCRIBE_MAX = 500
 """Channels named in one command."""
 
 
-Kind = Literal["run", "session", "upload"]
+Kind = Literal["run", "session", "upload", "system"]
 CHANNELS: dict[Kind, Callable[[str], str]] = {
     "run": keys.run_channel,
     "session": keys.session_channel,
     "upload": keys.upload_channel,
+    "system": lambda _name: keys.SYSTEM_CHANNEL,
 }
 RereadReason = Literal["gap", "slow", "ledger"]
 """A number was skipped, a client was overtaken, or only the ledger knew of the end."""
@@ -80,13 +92,15 @@ class Relay:
         ledger: Ledger,
         topology: Topology,
         count_reread: Callable[[RereadReason], None],
+        look: Callable[[], Board],
     ) -> None:
-        """`count_reread` is called when announcements alone did not serve a client."""
+        """`count_reread` is called when announcements alone did not serve a client; `look` says how all stands."""
         self.lock = threading.Lock()
         """Guards topics and followers; never held during a query or a write."""
         self.closing = False
         self.connected = False
         self.count_reread = count_reread
+        self.system = SystemWatch(self.lock, look)
         self._client = client
         self._ledger = ledger
         self._topology = topology
@@ -282,6 +296,9 @@ class Relay:
         try:
             if topic.kind == "upload":
                 self._announce_upload(topic, body)
+                return
+            if topic.kind == "system":
+                self.system.heard(item(decode_announced(body)))
                 return
             event = decode(body)
         except (msgspec.DecodeError, ValueError):

@@ -12,6 +12,7 @@ from app.counts import WebCounts
 from app.desk import Desk
 from app.markdown import Renderer
 from app.outside import outside
+from app.reef_status import ReefStatus
 from app.relay import Relay
 from reef.hurry import Hurry
 from reef.knowledge.flow import Flow
@@ -19,6 +20,7 @@ from reef.knowledge.originals import Originals
 from reef.knowledge.progress import Progress
 from reef.knowledge.uploads import Limits, Uploads
 from reef.ledger import Ledger
+from reef.observing.overview import Overview
 from reef.records.database import Database
 from reef.settings import Settings
 from reef.topology import Topology, load_topology
@@ -44,6 +46,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     renderer: Renderer
     counts: WebCounts
     uploads: Uploads
+    status: ReefStatus
 
     def close(self) -> None:
         """Tell every client to come again and let go of the connections."""
@@ -67,17 +70,19 @@ def build(settings: Settings) -> Services:
     client = redis.Redis(connection_pool=pool)
     counts = WebCounts()
     dispatcher = Dispatcher(settings, topology)
+    status = ReefStatus(settings, ledger, client, Overview(ledger, client, topology))
     return Services(
         settings=settings,
         topology=topology,
         database=database,
         ledger=ledger,
         redis=client,
-        relay=Relay(settings.redis_url, client, ledger, topology, counts.reread),
+        relay=Relay(settings.redis_url, client, ledger, topology, counts.reread, status.board),
         desk=Desk(ledger, topology, client, dispatcher, counts.turn, Hurry(settings.data_dir).mark),
         renderer=Renderer(),
         counts=counts,
         uploads=_uploads(settings, ledger, dispatcher, client),
+        status=status,
     )
 
 

@@ -25,6 +25,7 @@ from reef.contracts.frames import (
     SubscribeFrame,
     UnsubscribeFrame,
     WatchFrame,
+    WatchSystemFrame,
     decode_frame,
 )
 from reef.ledger import JobRecord, Ledger
@@ -69,6 +70,11 @@ class ClientSession:
                 self._listener.subscribe(frame.upload_id, frame.last_seq)
             case UnsubscribeFrame():
                 self._listener.unsubscribe(frame.upload_id)
+            case WatchSystemFrame():
+                if frame.on:
+                    self._listener.watch_system()
+                else:
+                    self._listener.unwatch_system()
             case StopFrame():
                 self._desk.stop(frame.run_id)
             case PingFrame():

@@ -14,6 +14,8 @@ import sqlalchemy.exc
 from reef.conversation.ends import announce_end
 from reef.ledger import Ledger
 from reef.ledger.sweep import forget_ended, sweep
+from reef.observing.history import Recorder
+from reef.observing.overview import Overview
 from reef.records.database import Database
 from reef.settings import load_settings
 from reef.topology import load_topology
@@ -35,6 +37,7 @@ def run(stop: threading.Event) -> None:
     ledger = Ledger(database)
     dispatcher = Dispatcher(settings, topology)
     flow = make_flow(ledger, settings, dispatcher, dispatcher.redis)
+    recorder = Recorder(Overview(ledger, dispatcher.redis, topology), dispatcher.redis)
     forget_at = time.monotonic()
     while not stop.wait(ROUND_S):
         try:
@@ -44,6 +47,7 @@ def run(stop: threading.Event) -> None:
             if swept.resent or swept.ended:
                 log.info("sent %d hints again; %d jobs ended", swept.resent, len(swept.ended))
             flow.look()
+            recorder.look()
             if time.monotonic() >= forget_at:
                 forget_ended(ledger)
                 flow.give_up_late()

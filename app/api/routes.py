@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from app.api import chat, openai, personas, runs, sessions, system
+from app.api import chat, openai, personas, runs, sessions
 from app.api.knowledge_routes import KNOWLEDGE_ROUTES
 from app.api.openai_shapes import Completion, CompletionRequest, Model, ModelList
 from app.api.shapes import (
     AcceptedTurn,
     ChatRequest,
-    DeadJob,
-    DeadJobs,
     EditRequest,
     EventsQuery,
-    Health,
     History,
     MemoryDraft,
     MessageView,
     PersonaList,
-    Readiness,
     Reply,
     RunState,
     RunView,
@@ -27,9 +21,8 @@ from app.api.shapes import (
     SessionDraft,
     SessionList,
     SessionQuery,
-    SystemStatus,
 )
-from app.guard import Login
+from app.api.system_routes import SYSTEM_ROUTES
 from app.sse import MEDIA_TYPE
 from app.web import Route
 from reef.conversation.store import SessionSummary
@@ -37,7 +30,6 @@ from reef.personas.store import Memory, Persona, PersonaDraft
 
 V1 = "/api/v1"
 BUSY = (409, 429, 503)
-PLAIN = "text/plain"
 KEY_HEADER = {"Idempotency-Key": "A text of your own, 1 to 128 characters: the same one again makes no second run."}
 LAST_ID = {"Last-Event-ID": "Number of the last event seen; browsers send it by themselves when they reconnect."}
 
@@ -199,36 +191,7 @@ ROUTES: tuple[Route, ...] = (
         errors=(404,),
         tag="runs",
     ),
-    Route(method="GET", path=f"{V1}/system/status", handler=system.status, answers={200: SystemStatus}, tag="system"),
-    Route(method="GET", path=f"{V1}/system/dead", handler=system.dead, answers={200: DeadJobs}, tag="system"),
-    Route(
-        method="POST",
-        path=f"{V1}/system/dead/{{job_id}}/retry",
-        handler=system.retry_dead,
-        answers={202: DeadJob},
-        errors=(404, 409),
-        tag="system",
-    ),
-    Route(
-        method="POST",
-        path=f"{V1}/login",
-        handler=system.login,
-        body=Login,
-        answers={204: None},
-        errors=(401,),
-        tag="system",
-    ),
-    Route(method="GET", path=f"{V1}/metrics", handler=system.metrics, answers={200: PLAIN}, tag="system"),
-    Route(method="GET", path="/metrics", handler=system.metrics, answers={200: PLAIN}, tag="system"),
-    Route(method="GET", path="/healthz", handler=system.healthz, answers={200: Health}, tag="system"),
-    Route(method="GET", path="/readyz", handler=system.readyz, answers={200: Readiness, 503: Readiness}, tag="system"),
-    Route(
-        method="GET",
-        path=f"{V1}/openapi.json",
-        handler=system.openapi,
-        answers={200: dict[str, Any]},
-        tag="system",
-    ),
+    *SYSTEM_ROUTES,
     Route(method="GET", path="/v1/models", handler=openai.models, answers={200: ModelList}, tag="openai"),
     Route(
         method="GET",

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from reef.contracts.events import Metrics, Usage
 from reef.contracts.frames import Identifier, MessageText
-from reef.contracts.nodes import NodeReport
+from reef.contracts.system import JobView, Sample
 from reef.conversation.store import Message, SessionSummary
 from reef.personas.store import Persona
 
 SESSIONS_MAX = 500
+JOBS_MAX = 500
 
 
 class PersonaList(msgspec.Struct, frozen=True):
@@ -146,74 +147,6 @@ class EventsQuery(msgspec.Struct, frozen=True):
     after: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
 
-class BetterModel(msgspec.Struct, frozen=True):
-    """A model worth having, and the command that fetches it."""
-
-    name: str
-    command: str
-
-
-class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The model of the chat pool. `demo`: small enough to ship, not good enough to rely on."""
-
-    name: str
-    title: str
-    demo: bool
-    better: BetterModel | None = None
-
-
-class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A device of queues.yaml and what its worker reports; state `missing` where no worker does."""
-
-    node: str
-    device: str
-    kind: str
-    state: str
-    engine: str = ""
-    model: str = ""
-    progress: float = 0.0
-    note: str = ""
-    running: int = 0
-    streams: int = 0
-    simulated: bool = False
-    host: str = ""
-    pid: int = 0
-
-
-class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A pool, its queue and its devices."""
-
-    name: str
-    queue: str
-    streams: int
-    running: int
-    waiting: int
-    waiting_max: int
-    devices: list[DeviceStatus]
-
-
-class RunCounts(msgspec.Struct, frozen=True):
-    """Runs by state."""
-
-    queued: int
-    running: int
-    dead: int
-
-
-class SystemStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole reef at a glance."""
-
-    version: str
-    model: ModelStatus
-    pools: list[PoolStatus]
-    runs: RunCounts
-    flower_url: str
-    database: str
-    broker: str
-    vectors: str
-    """ok, down (chats go on, documents cannot be asked) or off (this reef reads no documents)."""
-
-
 class DeadJob(msgspec.Struct, frozen=True, kw_only=True):
     """A job whose attempts are used up."""
 
@@ -246,8 +179,40 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     checks: dict[str, str] | None = None
 
 
+class JobsQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs to list: the longest running or waiting first, of the dead the newest."""
+
+    state: Literal["running", "queued", "dead"] = "running"
+    pool: Annotated[str, Meta(max_length=32)] = ""
+    limit: Annotated[int, Meta(ge=1, le=JOBS_MAX)] = 100
+
+
+class JobList(msgspec.Struct, frozen=True):
+    """Jobs in this state, and how many there are in all, of every pool."""
+
+    jobs: list[JobView]
+    total: int
+
+
+class HistoryQuery(msgspec.Struct, frozen=True):
+    """Only samples taken after this time, in Unix seconds."""
+
+    after: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+
+
+class SampleList(msgspec.Struct, frozen=True, kw_only=True):
+    """The last hour, oldest first, one sample each `step_s`."""
+
+    step_s: float
+    samples: list[Sample]
+
+
+class PlaceRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a device should serve. An empty `model` means the pool's own; an empty `pool`: let it rest."""
+
+    pool: Annotated[str, Meta(max_length=32)]
+    model: Annotated[str, Meta(max_length=200)] = ""
+
+
 Document = dict[str, Any]
 """An OpenAPI document."""
-
-Reports = dict[str, NodeReport]
-"""What the live workers say, by node."""

@@ -6,7 +6,7 @@ On the wire an event is one flat JSON object: {"type": ..., "seq": ..., "run_id"
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -172,6 +172,53 @@ class DocumentChanged(Event, frozen=True, kw_only=True, tag="document"):
 UploadEvent = UploadProgress | DocumentChanged
 
 
+class SystemView(Event, frozen=True, kw_only=True, tag="system"):
+    """How the reef stands, to who sent `watch_system`, about once a second. With `snapshot` it is everything; else what
+    changed since the last one: by name, the fields that differ, or null for what is gone.
+
+    `devices` are by node and have the fields of GET /api/v1/system/status, as have `pools` (without their devices) and
+    `reef` (all the rest); `jobs` are by id and those of GET /api/v1/system/jobs: running, waiting and dead. `trouble`
+    says why nothing newer is known.
+    """
+
+    at: float
+    snapshot: bool = False
+    reef: dict[str, Any] = {}
+    pools: dict[str, dict[str, Any] | None] = {}
+    devices: dict[str, dict[str, Any] | None] = {}
+    jobs: dict[str, dict[str, Any] | None] = {}
+    trouble: str = ""
+
+
+DeviceChange = Literal["failed", "gone", "restarted", "back", "fallback"]
+
+
+class DeviceNotice(Event, frozen=True, kw_only=True, tag="device_changed"):
+    """A device failed, its worker is gone or was started again, it serves again, or the CPU does its work meanwhile.
+
+    `message` is for a person.
+    """
+
+    node: str
+    change: DeviceChange
+    message: str
+    at: float
+
+
+class ModelNotice(Event, frozen=True, kw_only=True, tag="model"):
+    """A model is being fetched or loaded. `state` is that of GET /api/v1/system/models; `node` is empty while it is
+    fetched to the disk."""
+
+    name: str
+    state: str
+    node: str = ""
+    progress: float = 0.0
+    note: str = ""
+
+
+SystemEvent = SystemView | DeviceNotice | ModelNotice
+
+
 class Notice(Event, frozen=True, kw_only=True, omit_defaults=False):
     """Something about this reply that a person should know, as a sentence."""
 
@@ -199,6 +246,7 @@ FINAL = (Done, Stopped, Error)
 
 _decoder: msgspec.json.Decoder[RunEvent] = msgspec.json.Decoder(RunEvent)
 _upload_decoder: msgspec.json.Decoder[UploadEvent] = msgspec.json.Decoder(UploadEvent)
+_announced_decoder: msgspec.json.Decoder[DeviceNotice | ModelNotice] = msgspec.json.Decoder(DeviceNotice | ModelNotice)
 _encoder = msgspec.json.Encoder()
 
 
@@ -215,3 +263,8 @@ def decode(raw: bytes | str) -> RunEvent:
 def decode_upload(raw: bytes | str) -> UploadEvent:
     """Read an event of an upload. Raises msgspec.ValidationError."""
     return _upload_decoder.decode(raw)
+
+
+def decode_announced(raw: bytes | str) -> DeviceNotice | ModelNotice:
+    """Read an event of keys.SYSTEM_CHANNEL. Raises msgspec.ValidationError."""
+    return _announced_decoder.decode(raw)

@@ -51,6 +51,12 @@ class UnsubscribeFrame(msgspec.Struct, frozen=True, tag_field="type", tag="unsub
     upload_id: Identifier
 
 
+class WatchSystemFrame(msgspec.Struct, frozen=True, tag_field="type", tag="watch_system", kw_only=True):
+    """Be told how the reef stands, and what changes, about once a second; `on` false: no longer."""
+
+    on: bool = True
+
+
 class StopFrame(msgspec.Struct, frozen=True, tag_field="type", tag="stop", kw_only=True):
     """Stop a run; stopping one that has ended is no error."""
 
@@ -61,7 +67,9 @@ class PingFrame(msgspec.Struct, frozen=True, tag_field="type", tag="ping", kw_on
     """Ask for a pong."""
 
 
-Frame = ChatFrame | ResumeFrame | WatchFrame | SubscribeFrame | UnsubscribeFrame | StopFrame | PingFrame
+Frame = (
+    ChatFrame | ResumeFrame | WatchFrame | SubscribeFrame | UnsubscribeFrame | WatchSystemFrame | StopFrame | PingFrame
+)
 
 _decoder: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
 

@@ -304,10 +304,10 @@ class Ledger:
 
     def _load(self, connection: sa.Connection, pool: str) -> PoolLoad:
         counts: dict[str, int] = dict(connection.execute(_BY_STATE, {"of_pool": pool}).all())
-        seconds = self._job_seconds(connection, pool)
+        seconds = self.job_seconds(connection, pool)
         return PoolLoad(counts.get("queued", 0), counts.get("running", 0), seconds)
 
-    def _job_seconds(self, connection: sa.Connection, pool: str) -> float | None:
+    def job_seconds(self, connection: sa.Connection, pool: str) -> float | None:
         """Mean run time of the pool's last jobs, read again when a second has passed."""
         now = self.clock()
         known = self._measured.get(pool)
