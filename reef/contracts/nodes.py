@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -76,3 +77,36 @@ _decoder: msgspec.json.Decoder[NodeReport] = msgspec.json.Decoder(NodeReport)
 def decode_report(raw: bytes) -> NodeReport:
     """Read a report. Raises msgspec.ValidationError."""
     return _decoder.decode(raw)
+
+
+class Vitals(msgspec.Struct, frozen=True, kw_only=True):
+    """The few fields of a report by which jobs are sent and devices are placed: read often, of every node."""
+
+    node: str
+    pool: str
+    at: float
+    state: NodeState
+    host: str = ""
+    model: str = ""
+    running: int = 0
+    streams: int = 1
+    general: bool = True
+    routes: tuple[str, ...] = ()
+    resident: tuple[str, ...] = ()
+    loading: str = ""
+    place_version: int = 0
+
+
+_vitals: msgspec.json.Decoder[Vitals] = msgspec.json.Decoder(Vitals)
+
+
+def read_vitals(raw: Iterable[bytes]) -> dict[str, Vitals]:
+    """The reports as they stand in keys.NODES, by node; one of another version is left out."""
+    found = {}
+    for value in raw:
+        try:
+            vitals = _vitals.decode(value)
+        except msgspec.DecodeError:
+            continue
+        found[vitals.node] = vitals
+    return found

@@ -41,7 +41,8 @@ class PlacementStore:
     def put(self, places: Sequence[Place]) -> list[Place]:
         """Store these decisions, all or none; each must carry the version it was made from (0: there was none).
 
-        Gives them with their new versions; one that changes nothing keeps its version. Raises Outdated.
+        Gives them with their new versions; one that changes nothing, not even who decided, keeps its version.
+        Raises Outdated.
         """
         stored = []
         with self.database.write() as connection:
@@ -59,7 +60,7 @@ class PlacementStore:
         known = _place(dict(row)) if row else None
         if place.version != (known.version if known else 0):
             raise Outdated(place.node)
-        if known and same(known, place):
+        if known and same(known, place) and known.decided_by == place.decided_by:
             return known
         fresh = msgspec.structs.replace(place, version=place.version + 1, decided_at=self.clock())
         if known is None:

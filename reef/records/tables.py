@@ -273,3 +273,11 @@ models = sa.Table(
     sa.Column("added_at", sa.Double, nullable=False),
     sa.Column("used_at", sa.Double, nullable=False),
 )
+
+leaders = sa.Table(
+    "leaders",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),  # what is led
+    sa.Column("holder", sa.String(100), nullable=False),
+    sa.Column("until", sa.Double, nullable=False),
+)

@@ -1,0 +1,368 @@
+"""What every strategy promises, whatever lives and dies: one place each, no more than asked, few moves."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reef.allocation import Allocation, Dedicated, Dynamic, Pipeline
+from reef.placement.controller import decide_all
+from reef.placement.model import Place, persona_route
+from reef.placement.store import same
+from reef.placement.view import Need, PoolSeen, Seen, Speaker, View
+
+POOLS = {
+    "chat": PoolSeen(name="chat", model="base", streams=2, job_s=0.5),
+    "embed": PoolSeen(name="embed", model="encoder", streams=2, job_s=0.5),
+    "index": PoolSeen(name="index", streams=2, job_s=0.5),
+    "media": PoolSeen(name="media", model="vision", streams=1, job_s=0.5),
+}
+PERSONAS = tuple(Speaker(f"p{n}", "" if n % 3 else f"model{n // 3}") for n in range(12))
+SIZES = (8, 48, 96)
+
+
+def plan_of(strategy: str, size: int) -> Allocation:
+    """The specification's shares, at any size."""
+    devices = [f"simulated:0-{size - 1}"]
+    if strategy == "dedicated":
+        plan = {
+            8: Dedicated(personas=2, devices_per_persona=2, services={"embed": 1, "media": 1}, reserve=2),
+            48: Dedicated(personas=5, devices_per_persona=7, services={"embed": 6, "media": 3}, reserve=4),
+            96: Dedicated(personas=10, devices_per_persona=8, services={"embed": 8, "media": 4}, reserve=4),
+        }[size]
+        return Allocation(strategy="dedicated", devices=devices, dedicated=plan)
+    if strategy == "dynamic":
+        plan = Dynamic(hot=size // 3, warm=size // 2, bulk_share=0.1)  # type: ignore[assignment]
+        return Allocation(strategy="dynamic", devices=devices, dynamic=plan)  # type: ignore[arg-type]
+    segments = {8: 3, 48: 5, 96: 8}[size]
+    return Allocation(strategy="pipeline", devices=devices, pipeline=Pipeline(model="net", segments=segments))
+
+
+class World:
+    """Devices, their places, and a clock."""
+
+    def __init__(self, strategy: str, size: int, hosts: int = 2) -> None:
+        self.plan = plan_of(strategy, size)
+        self.now = 1000.0
+        self.devices = [Seen(node=f"d{n}", host=f"h{n * hosts // size}") for n in range(size)]
+        self.places: dict[str, Place] = {}
+        self.needs: tuple[Need, ...] = ()
+        self.moves = 0
+
+    def view(self) -> View:
+        return View(
+            devices=tuple(self.devices),
+            pools=POOLS,
+            places=self.places,
+            needs=self.needs,
+            personas=PERSONAS,
+            now=self.now,
+        )
+
+    def round(self, passes_s: float = 0.5) -> list[Place]:
+        """One look; gives what changed."""
+        self.now += passes_s
+        places = decide_all(self.plan, self.view())
+        changed = []
+        for place in places:
+            known = self.places.get(place.node)
+            assert place.version == (known.version if known else 0)
+            if known is None or not same(known, place):
+                changed.append(place)
+                self.places[place.node] = msgspec.structs.replace(place, version=place.version + 1, decided_at=self.now)
+        assert Counter(place.node for place in places) == Counter(device.node for device in self.devices)
+        assert all(place.reason for place in places)
+        return changed
+
+    def settle(self) -> None:
+        """Look until nothing changes any more."""
+        for _ in range(10):
+            if not self.round():
+                return
+        raise AssertionError("it never comes to rest")
+
+    def set(self, nodes: Iterable[str], **fields: object) -> None:
+        """These devices are seen like this from now on."""
+        chosen = set(nodes)
+        self.devices = [
+            msgspec.structs.replace(device, **fields) if device.node in chosen else device for device in self.devices
+        ]
+
+    @property
+    def alive(self) -> set[str]:
+        return {device.node for device in self.devices if device.alive}
+
+
+def check(world: World) -> None:
+    """What holds after every round."""
+    alive = [world.places[node] for node in world.alive]
+    if world.plan.strategy == "dedicated":
+        check_dedicated(world.plan.dedicated, world, alive)
+    elif world.plan.strategy == "dynamic":
+        check_dynamic(world.plan.dynamic, alive)
+    elif world.plan.pipeline is not None:
+        check_pipeline(world.plan.pipeline, world.places, world.alive)
+
+
+def check_dedicated(plan: Dedicated, world: World, alive: Sequence[Place]) -> None:
+    """No persona or service has more than was asked, and nobody is left out while somebody else has two."""
+    routes = Counter(route for place in alive for route in place.routes)
+    assert all(times <= plan.devices_per_persona for times in routes.values()), routes
+    assert len(routes) <= int(str(plan.personas))
+    embed = sum(place.pool == "embed" for place in alive)
+    assert embed <= plan.services["embed"]
+    seated = {route for place in world.places.values() if place.tier == "dedicated" for route in place.routes}
+    if seated - routes.keys():
+        assert max(routes.values(), default=0) <= 1, (seated, routes)
+        assert not any(place.tier == "reserve" and not place.routes and place.pool == "chat" for place in alive)
+    if alive:
+        chat = [place for place in alive if place.pool == "chat"]
+        assert not chat or any(place.general for place in chat), "personas without devices would never be answered"
+
+
+def check_dynamic(plan: Dynamic, alive: Sequence[Place]) -> None:
+    """Tiers have their sizes as long as there are devices, and the bulk share stays bulk."""
+    tiers = Counter(place.tier for place in alive)
+    hot = min(plan.hot, len(alive))
+    assert tiers["hot"] == hot
+    assert tiers["warm"] == min(plan.warm, len(alive) - hot)
+    bulk = sum(place.pool in ("embed", "index") for place in alive)
+    cold = tiers["cold"]
+    assert bulk >= min(cold, int(plan.bulk_share * len(alive)))
+    assert not alive or any(place.pool == "chat" and place.general for place in alive)
+
+
+def check_pipeline(plan: Pipeline, places: Mapping[str, Place], alive: set[str]) -> None:
+    """As many whole pipelines as fit, each device in one stage of one of them."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for node in alive:
+        place = places[node]
+        if place.tier == "stage":
+            assert place.peers[place.stage] == node
+            assert place.general == (place.stage == 0)
+            groups.setdefault(place.peers, []).append(place.stage)
+    assert len(groups) == len(alive) // plan.segments
+    assert all(sorted(stages) == list(range(plan.segments)) for stages in groups.values())
+
+
+MOVED_BY_ONE_DEATH = {"dedicated": 1, "dynamic": 3, "pipeline": 9}
+"""Places that change when one device dies: the stand-in; the dead one and one of each tier above; all of a pipeline
+(each knows its peers) and the dead one."""
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("strategy", ["dedicated", "dynamic", "pipeline"])
+def test_a_first_layout_is_whole_and_stays(strategy: str, size: int) -> None:
+    """The first round places everybody, the second changes nothing."""
+    world = World(strategy, size)
+    assert len(world.round()) == size
+    assert world.round() == []
+    check(world)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("strategy", ["dedicated", "dynamic", "pipeline"])
+def test_one_death_moves_few_devices(strategy: str, size: int) -> None:
+    """Whichever device dies, the others hardly notice; when it comes back not more of them do."""
+    for dead in range(0, size, 5):
+        world = World(strategy, size)
+        world.settle()
+        most = MOVED_BY_ONE_DEATH[strategy]
+        world.set([f"d{dead}"], presence="gone")
+        assert len(world.round()) <= most
+        assert world.round() == []
+        check(world)
+        world.set([f"d{dead}"], presence="alive")
+        assert len(world.round()) <= most
+        assert world.round() == []
+        check(world)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(["dedicated", "dynamic", "pipeline"]), st.sampled_from(SIZES[:2]), st.data())
+def test_deaths_and_returns_in_any_order_leave_a_whole_layout(strategy: str, size: int, data: st.DataObject) -> None:
+    """After any history of deaths and returns every promise of the strategy holds for those that live."""
+    world = World(strategy, size, hosts=data.draw(st.integers(1, 4)))
+    world.settle()
+    for _ in range(data.draw(st.integers(1, 5))):
+        gone = data.draw(st.sets(st.integers(0, size - 1), max_size=size - 1))
+        world.set([f"d{n}" for n in range(size)], presence="alive")
+        world.set([f"d{n}" for n in gone], presence="gone")
+        world.settle()
+        check(world)
+
+
+def test_a_start_declares_nobody_dead() -> None:
+    """Before the first word of a worker nobody is sent in its place."""
+    world = World("dedicated", 8)
+    world.set([f"d{n}" for n in range(8)], presence="unknown")
+    world.settle()
+    assert not any("for d" in place.reason for place in world.places.values())
+    before = dict(world.places)
+    world.set([f"d{n}" for n in range(8)], presence="alive")
+    assert world.round() == []
+    assert world.places == before
+
+
+def test_a_stand_in_stays_while_nobody_knows() -> None:
+    """A new controller, which has not heard of the dead device yet, does not send the stand-in home."""
+    world = World("dedicated", 8)
+    world.settle()
+    mine = next(node for node, place in world.places.items() if place.tier == "dedicated")
+    world.set([mine], presence="gone")
+    world.round()
+    world.set([mine], presence="unknown")
+    assert world.round() == []
+    world.set([mine], presence="alive")
+    back = world.round()
+    assert [place.tier for place in back] == ["reserve"]
+    assert back[0].routes == ()
+
+
+def test_devices_of_one_persona_are_on_one_host() -> None:
+    """Twelve devices on each of two hosts: no persona of eight is split."""
+    world = World("dedicated", 96, hosts=8)  # twelve a host, eight a persona
+    world.settle()
+    hosts = {device.node: device.host for device in world.devices}
+    of_persona: dict[str, set[str]] = {}
+    for node, place in world.places.items():
+        for route in place.routes:
+            of_persona.setdefault(route, set()).add(hosts[node])
+    assert sum(len(found) == 1 for found in of_persona.values()) >= 8
+
+
+def test_a_persona_that_is_talked_to_gets_the_devices_of_a_silent_one() -> None:
+    """Those who have devices keep them, unless nobody talked to them for an hour and somebody else waits."""
+    world = World("dedicated", 8)
+    world.settle()
+    world.needs = tuple(Need(pool="chat", route=persona_route(p), recent=9) for p in ("p0", "p1", "p5"))
+    assert world.round() == [], "both holders are talked to: they keep what they have"
+    world.needs = tuple(Need(pool="chat", route=persona_route(p), recent=9) for p in ("p0", "p5"))
+    changed = world.round()
+    assert {route for place in changed for route in place.routes} == {persona_route("p5")}
+    assert world.round() == []
+    check(world)
+
+
+def test_a_service_on_demand_is_loaded_by_its_first_job_and_unloaded_later() -> None:
+    """The media device waits without a model; a job loads it; ten silent minutes unload it."""
+    world = World("dedicated", 8)
+    world.settle()
+    assert not any(place.pool == "media" for place in world.places.values())
+    world.needs = (Need(pool="media", queued=1, idle_s=0.0),)
+    assert [place.pool for place in world.round()] == ["media"]
+    world.needs = (Need(pool="media", recent=1, idle_s=30.0),)
+    assert world.round() == []
+    world.needs = (Need(pool="media", recent=1, idle_s=700.0),)
+    assert [place.pool for place in world.round()] == [""]
+
+
+def test_what_an_operator_decided_stays_and_counts() -> None:
+    """A device held by an operator is not moved, and the strategy makes do with the others."""
+    for strategy in ("dedicated", "dynamic", "pipeline"):
+        world = World(strategy, 8)
+        world.settle()
+        world.places["d3"] = Place(node="d3", pool="media", decided_by="operator", reason="mine", version=7)
+        world.settle()
+        assert world.places["d3"].pool == "media"
+        assert world.places["d3"].version == 7
+
+
+def test_demand_moves_a_warm_device_that_holds_the_model_first() -> None:
+    """A model whose jobs wait gets the warm device that has it in memory, and gives it back after idleness."""
+    world = World("dynamic", 8)
+    world.settle()
+    world.now += 60
+    assert any("model0" in p.resident for p in world.places.values() if p.tier == "warm")
+    ready = [node for node, place in world.places.items() if place.tier == "warm"][-1]
+    world.set([ready], resident=("base", "model0"))
+    world.needs = (Need(pool="chat", route="model/model0", queued=1, waited_s=0.1, idle_s=0.0),)
+    moved = world.round()
+    assert [(place.node, place.model, place.routes) for place in moved] == [(ready, "model0", ("model/model0",))]
+    assert "jobs waited" in moved[0].reason or "waited" in moved[0].reason
+    world.needs = (Need(pool="chat", route="model/model0", recent=1, idle_s=40.0),)
+    assert world.round() == []
+    world.now += 60
+    world.set([ready], idle_s=60.0)
+    back = world.round()
+    assert [(place.node, place.model, place.general) for place in back] == [(ready, "", True)]
+
+
+def test_the_bulk_share_never_leaves_bulk() -> None:
+    """However long the chat queue is, the share of cold devices that is bulk's stays there."""
+    world = World("dynamic", 48)
+    world.settle()
+    for _ in range(40):
+        world.needs = (Need(pool="chat", queued=10_000, waited_s=300.0, idle_s=0.0),)
+        world.round(passes_s=6.0)
+        check(world)
+    assert sum(place.pool in ("embed", "index") for place in world.places.values()) == 5
+
+
+class Queue:
+    """Jobs of one model that come at random and are done by its devices: a crowd of the same size all the time."""
+
+    def __init__(self, chance: random.Random, route: str, per_s: float, job_s: float) -> None:
+        self.chance, self.route, self.per_s, self.job_s = chance, route, per_s, job_s
+        self.waiting: list[float] = []
+        self.ends: dict[str, list[float]] = {}
+        self.done = 0
+        self.last_end = 0.0
+
+    def pass_time(self, now: float, step_s: float, nodes: Sequence[str], streams: int) -> None:
+        for _ in range(sum(self.chance.random() < self.per_s * step_s / 10 for _ in range(10))):
+            self.waiting.append(now)
+        for node, ends in list(self.ends.items()):
+            left = [end for end in ends if end > now]
+            self.done += len(ends) - len(left)
+            self.last_end = now if len(left) < len(ends) else self.last_end
+            self.ends[node] = left
+        for node in sorted(nodes, key=lambda _: self.chance.random()):
+            busy = self.ends.setdefault(node, [])
+            while self.waiting and len(busy) < streams:
+                self.waiting.pop(0)
+                busy.append(now + self.chance.uniform(0.5, 1.5) * self.job_s)
+
+    def need(self, now: float) -> Need:
+        running = sum(map(len, self.ends.values()))
+        return Need(
+            pool="chat",
+            route=self.route,
+            queued=len(self.waiting),
+            running=running,
+            waited_s=now - self.waiting[0] if self.waiting else 0.0,
+            recent=self.done,
+            idle_s=0.0 if running or self.waiting else now - self.last_end,
+        )
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("size", [8, 48])
+def test_noise_around_a_constant_demand_moves_nothing_for_long(size: int, seed: int) -> None:
+    """Poisson arrivals of two models for half an hour: after the first minutes a device moves a few times at most."""
+    chance = random.Random(seed)
+    world = World("dynamic", size)
+    world.settle()
+    queues = [Queue(chance, "", size / 6, 1.0), Queue(chance, "model/model0", size / 12, 1.0)]
+    idle_since = {device.node: world.now for device in world.devices}
+    moves: list[float] = []
+    while world.now < 1000 + 1800:
+        for queue in queues:
+            model = queue.route.removeprefix("model/")
+            doing = [n for n, place in world.places.items() if place.pool == "chat" and place.model == model]
+            queue.pass_time(world.now, 0.5, doing, streams=2)
+        for device in list(world.devices):
+            if any(queue.ends.get(device.node) for queue in queues):
+                idle_since[device.node] = world.now
+        world.devices = [msgspec.structs.replace(d, idle_s=world.now - idle_since[d.node]) for d in world.devices]
+        world.needs = tuple(queue.need(world.now) for queue in queues)
+        moves += [world.now] * len(world.round())
+        check(world)
+    assert sum(at > 1000 + 300 for at in moves) <= 6, moves
+    assert all(len(queue.waiting) < 2 * size for queue in queues), "the demand is served"
