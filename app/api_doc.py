@@ -22,6 +22,7 @@ TITLES = {
     "personas": "Personas",
     "documents": "Documents",
     "uploads": "Uploads",
+    "inference": "Inference",
     "system": "The reef itself",
     "openai": "OpenAI-compatible",
 }

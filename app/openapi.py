@@ -31,6 +31,15 @@ UPLOADS: dict[str, dict[str, Any]] = {
             "name": {"type": "string"},
         },
     },
+    "pictures": {
+        "type": "object",
+        "required": ["model", "file"],
+        "properties": {
+            "model": {"type": "string", "minLength": 1, "maxLength": 128},
+            "file": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}},
+            "top_k": {"type": "integer", "minimum": 1, "maximum": 100},
+        },
+    },
 }
 """Bodies that are read as they come."""
 IDENTIFIER = {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9._:-]+$"}
@@ -116,7 +125,10 @@ def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     if parameters := _parameters(route):
         operation["parameters"] = parameters
     if route.upload:
-        operation["requestBody"] = {"required": True, "content": {route.upload: {"schema": UPLOADS[route.upload]}}}
+        operation["requestBody"] = {
+            "required": True,
+            "content": {route.upload: {"schema": UPLOADS[route.upload_form or route.upload]}},
+        }
     if route.body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schemas[route.body]}}}
     return operation

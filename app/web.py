@@ -54,6 +54,10 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[int, ...] = ()
     upload: str = ""
     """Media type of a body that the handler reads by itself as it comes, under limits of its own."""
+    upload_form: str = ""
+    """Name of that body's shape in the OpenAPI document; empty: the media type's own."""
+    body_bytes_max: int = BODY_BYTES_MAX
+    """Longest JSON body."""
     streamed: bool = False
     """Whether its 200 can also come as server-sent events."""
     tag: str = ""
@@ -105,7 +109,7 @@ def _view(route: Route) -> Callable[..., Response]:
     def view(**params: str) -> Response:
         call = Call(
             services=services(),
-            body=read_body(route.body) if route.body is not None else None,
+            body=read_body(route.body, route.body_bytes_max) if route.body is not None else None,
             query=read_query(route.query) if route.query is not None else None,
         )
         return respond(route.handler(call, **params))
@@ -113,8 +117,9 @@ def _view(route: Route) -> Callable[..., Response]:
     return view
 
 
-def read_body(kind: Any) -> Any:
+def read_body(kind: Any, bytes_max: int = BODY_BYTES_MAX) -> Any:
     """The request's JSON body as that type. Raises msgspec.DecodeError and HTTPException."""
+    request.max_content_length = bytes_max
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         raise UnsupportedMediaType("The body must be JSON with Content-Type: application/json.")
     raw = request.get_data(cache=False)

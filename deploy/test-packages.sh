@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs the Debian packages that the tests need and pip cannot bring: a browser and what drives it, a PostgreSQL
-# server, the OpenMP runtime of the llama engine, and what reads pictures.
+# server, the OpenMP runtime of the llama engine, what reads pictures, and a C compiler.
 # Installs nothing that is there already; without the rights to install it says what to type.
 set -euo pipefail
 
@@ -11,6 +11,9 @@ command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/
 compgen -G '/usr/lib/*/libgomp.so.1' >/dev/null || missing+=(libgomp1)
 # what the browser's driver is linked with
 compgen -G '/usr/lib/*/libatomic.so.1' >/dev/null || missing+=(libatomic1)
+# the stand-in for the Edge TPU's library is compiled when a test needs it
+command -v gcc >/dev/null || missing+=(gcc)
+compgen -G '/usr/include/*/bits/libc-header-start.h' >/dev/null || missing+=(libc6-dev)
 # pictures and scans as text
 command -v tesseract >/dev/null || missing+=(tesseract-ocr tesseract-ocr-eng)
 ((${#missing[@]})) || exit 0

@@ -64,6 +64,10 @@ METRICS: dict[str, Declared] = {
         "counter", "Files that a stage took to its end, by how.", ("node", "pool", "stage", "outcome")
     ),
     "coralreef_search_seconds": Declared("histogram", "Time to find the passages of a question.", ("node", "pool")),
+    "coralreef_inferences_total": Declared("counter", "Inputs that a model was run over.", ("node", "pool")),
+    "coralreef_inference_seconds": Declared(
+        "histogram", "Time of one input on its device, averaged over its job.", ("node", "pool")
+    ),
     "coralreef_reply_seconds": Declared("histogram", "From the worker's claim to the end.", ("node", "pool")),
 }
 
@@ -107,6 +111,8 @@ class WorkerMetrics:
         self._reply = histogram("coralreef_reply_seconds", self.registry)
         self._files = counter("coralreef_files_total", self.registry)
         self._search = histogram("coralreef_search_seconds", self.registry)
+        self._inferences = counter("coralreef_inferences_total", self.registry)
+        self._inference = histogram("coralreef_inference_seconds", self.registry)
 
     def observe(self, measures: ReplyMeasures) -> None:
         """Count a reply that ended."""
@@ -125,6 +131,11 @@ class WorkerMetrics:
     def observe_search(self, seconds: float) -> None:
         """Count a search."""
         self._search.labels(**self._labels).observe(seconds)
+
+    def observe_inference(self, inputs: int, seconds: float) -> None:
+        """Count the inputs of a job."""
+        self._inferences.labels(**self._labels).inc(inputs)
+        self._inference.labels(**self._labels).observe(seconds / max(inputs, 1))
 
     def text(self) -> str:
         """All of it in Prometheus text format."""

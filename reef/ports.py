@@ -161,6 +161,44 @@ class ParsingEngine(Engine, Protocol):
         """The document in passages of the size this engine was made for."""
 
 
+class TensorSpec(msgspec.Struct, frozen=True):
+    """A tensor that a model reads or writes."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    """As numpy names it."""
+    scale: float = 0.0
+    """Quantised: value = scale * (number - zero_point). 0: the numbers are the values."""
+    zero_point: int = 0
+
+
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a loaded model says of itself."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    labels: tuple[str, ...] = ()
+    """Names of its classes, by index; empty where nobody wrote them down."""
+
+
+@runtime_checkable
+class InferenceEngine(Engine, Protocol):
+    """Runs models of tensors on one device. Thread-safe: inputs of several callers take turns on the device."""
+
+    def describe(self, model: str) -> ModelFacts:
+        """What this model reads and writes; it is loaded where it is not yet. Raises EngineRefused, EngineError."""
+
+    def infer(
+        self, model: str, inputs: Sequence[Sequence[NDArray[Any]]], cancel: threading.Event
+    ) -> list[list[NDArray[Any]]]:
+        """The outputs for each of these inputs, in their order; each input has the tensors of `describe`.
+
+        Raises EngineError, EngineRefused; Cancelled when `cancel` is set.
+        """
+
+
 class KnowledgeIndex(Protocol):
     """Finds passages. It can be made anew from the records at any time, and may lag behind them but never decides.
 
@@ -235,6 +273,8 @@ class DeviceContext(msgspec.Struct, frozen=True, kw_only=True):
     note_affinity: Callable[[str], None]
     """Remember that this node holds a session's prompt cache."""
     observe: Callable[[ReplyMeasures], None]
+    observe_inference: Callable[[int, float], None] = lambda _inputs, _seconds: None
+    """Called with how many inputs a job had, and the seconds they took on the device."""
     knowledge: KnowledgeContext | None = None
     """What tasks of knowledge need besides; only in the workers of their pools."""
 
@@ -252,6 +292,11 @@ class DeviceContext(msgspec.Struct, frozen=True, kw_only=True):
     def parsing(self) -> ParsingEngine:
         """The engine of an index pool."""
         return cast(ParsingEngine, self.engine)
+
+    @property
+    def inference(self) -> InferenceEngine:
+        """The engine of a media pool."""
+        return cast(InferenceEngine, self.engine)
 
     @property
     def ingestion(self) -> KnowledgeContext:

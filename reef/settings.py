@@ -55,6 +55,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All files of one upload together."""
     disk_reserve_bytes: int = 1024**3
     """So much of the disk stays free: an upload that would need it is refused."""
+    edgetpu_library: str = "libedgetpu.so.1"
+    """The delegate library for Edge TPUs: a name the loader finds, or a path."""
     log_level: str = "info"
 
     @property

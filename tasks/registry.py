@@ -6,7 +6,7 @@ from importlib import import_module
 
 from celery import Celery
 
-MODULES = {"chat": "tasks.chat", "embed": "tasks.embedding", "index": "tasks.indexing"}
+MODULES = {"chat": "tasks.chat", "embed": "tasks.embedding", "index": "tasks.indexing", "media": "tasks.inference"}
 """Where the tasks of a pool are; reef/contracts/jobs.py says which those are (a test holds the two together)."""
 
 

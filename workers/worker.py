@@ -76,6 +76,7 @@ class Worker:
                 ),
                 note_affinity=self._note_affinity,
                 observe=metrics.observe,
+                observe_inference=metrics.observe_inference,
                 knowledge=self._knowledge(worker.app, ledger, metrics),
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.api import chat, openai, personas, runs, sessions
+from app.api.inference import INFERENCE_ROUTES
 from app.api.knowledge_routes import KNOWLEDGE_ROUTES
 from app.api.openai_shapes import Completion, CompletionRequest, Model, ModelList
 from app.api.shapes import (
@@ -212,4 +213,5 @@ ROUTES: tuple[Route, ...] = (
         tag="openai",
     ),
     *KNOWLEDGE_ROUTES,
+    *INFERENCE_ROUTES,
 )

@@ -148,5 +148,42 @@ class EmbedTextsJob(Job, frozen=True, kw_only=True):
     """Keep so many of each vector's numbers, normalised again. None: all."""
 
 
-JOBS: tuple[type[Job], ...] = (ChatJob, CompletionJob, ParseJob, EmbedJob, IndexJob, GroundJob, QueryJob, EmbedTextsJob)
+class InputTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One tensor of an input: its numbers row by row, little-endian, as base64."""
+
+    data: bytes
+    shape: Annotated[list[Annotated[int, Meta(ge=0, le=1 << 31)]], Meta(max_length=8)] = []
+    """Empty: the model's own."""
+    dtype: Annotated[str, Meta(max_length=16)] = ""
+    """Empty: the model's own. float32 for a quantised model is quantised on the way."""
+    name: Annotated[str, Meta(max_length=1000)] = ""
+    """Empty: the tensors come in the model's order."""
+
+
+class InferenceJob(Job, frozen=True, kw_only=True):
+    """Run a model over inputs, or over pictures. What comes out stands in the job's result."""
+
+    TASK: ClassVar[str] = "coralreef.media.infer"
+    POOL: ClassVar[str] = "media"
+
+    model: str
+    inputs: list[list[InputTensor]] = []
+    floats: bool = False
+    """Give quantised outputs as the values they stand for."""
+    pictures: list[bytes] = []
+    """Files as they were uploaded; the answer is then labels."""
+    top_k: int = 5
+
+
+JOBS: tuple[type[Job], ...] = (
+    ChatJob,
+    CompletionJob,
+    ParseJob,
+    EmbedJob,
+    IndexJob,
+    GroundJob,
+    QueryJob,
+    EmbedTextsJob,
+    InferenceJob,
+)
 """Every kind of job there is; queues.yaml and the compose file are held against this list."""

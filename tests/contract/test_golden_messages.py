@@ -22,6 +22,7 @@ KINDS = {
     "embed_texts_job": jobs.EmbedTextsJob,
     "ground_job": jobs.GroundJob,
     "index_job": jobs.IndexJob,
+    "inference_job": jobs.InferenceJob,
     "job_hint": jobs.JobHint,
     "parse_job": jobs.ParseJob,
     "query_job": jobs.QueryJob,

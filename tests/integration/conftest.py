@@ -23,7 +23,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from reef import keys, streams
 from reef.contracts.events import Done, Event, RunEvent, Started, Stopped, Token, Typing, Usage, decode
-from reef.contracts.jobs import ChatJob, EmbedTextsJob, QueryJob
+from reef.contracts.jobs import ChatJob, EmbedTextsJob, InferenceJob, QueryJob
 from reef.contracts.nodes import NodeReport
 from reef.conversation import store
 from reef.ledger import Claim, JobRecord, Ledger
@@ -43,11 +43,13 @@ pools:
     limits: {waiting_max: 8, deadline_s: 30, attempts_max: 3, tokens_max: 64}
   embed: {queue: embed, devices: [simulated], engine: simulated, streams: 4}
   index: {queue: index, devices: [simulated], engine: simulated, streams: 2}
+  media: {queue: media, devices: [simulated], engine: simulated, streams: 2}
 """
 NODE = "chat-simulated"
 RESULTS: dict[str, dict[str, Any]] = {
     QueryJob.TASK: {"passages": [], "model": "played", "tokens": 1, "embed_s": 0.0, "search_s": 0.0},
     EmbedTextsJob.TASK: {"vectors": ["AACAPw=="], "model": "played", "tokens": 1},
+    InferenceJob.TASK: {"model": "played", "device": "simulated", "outputs": [], "labels": [], "device_s": 0.0},
 }
 """What a device that is played by hand says to who waits for a job of another kind."""
 PATIENCE_S = 15.0

@@ -28,6 +28,7 @@ KINDS: dict[str, tuple[EngineKind, ...]] = {
     "chat": ("auto", "openvino", "llama", "remote", "simulated"),
     "embed": ("auto", "tflite", "simulated"),
     "index": ("auto", "parser", "simulated"),
+    "media": ("auto", "tflite", "simulated"),
 }
 """Engines that can do what the tasks of a pool need."""
 
@@ -37,7 +38,12 @@ def choose_engine(settings: Settings, pool: Pool, device: Device) -> Engine:
 
     Raises EngineError with what to do next when there can be none.
     """
-    choose = {"chat": _chat_engine, "embed": _embedding_engine, "index": _parsing_engine}.get(pool.name)
+    choose = {
+        "chat": _chat_engine,
+        "embed": _embedding_engine,
+        "index": _parsing_engine,
+        "media": _inference_engine,
+    }.get(pool.name)
     if choose is None:
         raise EngineError(f"No engine of this version serves pool {pool.name}: give it `devices: []` in queues.yaml.")
     kind = _kind(pool, device)
@@ -80,6 +86,24 @@ def _parsing_engine(settings: Settings, pool: Pool, device: Device) -> Engine:
         scratch_dir=settings.data_dir / "scratch" / pool.node(device),
         encoder=lambda progress: encoder_files(_embedding_model(settings), embedding_models_dir(settings), progress),
         sizes=ChunkSizes(),
+    )
+
+
+def _inference_engine(settings: Settings, pool: Pool, device: Device) -> Engine:
+    if _kind(pool, device) == "simulated":
+        from workers.engines.simulated_inference import SimulatedInference
+
+        return SimulatedInference(pool.model or "simulated")
+    from reef.inference.models import find_in
+    from workers.engines.inference import TfliteInference
+
+    return TfliteInference(
+        pool.model,
+        device,
+        find=find_in(settings.data_dir / "models"),
+        library=settings.edgetpu_library,
+        hang_s=pool.limits.hang_s,
+        trace_file=_trace_file(settings, pool, device),
     )
 
 

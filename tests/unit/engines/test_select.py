@@ -155,7 +155,8 @@ def test_fallback_at_loading(tmp_path: Path) -> None:
     [
         ("chat", "parser", "cannot be served by engine 'parser'"),
         ("embed", "llama", "cannot be served by engine 'llama'"),
-        ("media", "auto", "No engine of this version serves pool media"),
+        ("tools", "auto", "No engine of this version serves pool tools"),
+        ("media", "parser", "cannot be served by engine 'parser'"),
     ],
 )
 def test_a_pool_gets_an_engine_that_can_do_its_tasks(tmp_path: Path, name: str, engine: str, says: str) -> None:
@@ -169,7 +170,7 @@ def test_a_pool_gets_an_engine_that_can_do_its_tasks(tmp_path: Path, name: str, 
         choose_engine(Settings(data_dir=tmp_path), of, of.devices[0])
 
 
-@pytest.mark.parametrize("name", ["embed", "index"])
+@pytest.mark.parametrize("name", ["embed", "index", "media"])
 def test_simulated_devices_of_knowledge_say_what_they_are(tmp_path: Path, name: str) -> None:
     """They are chosen by name only, and what they make is labelled."""
     path = tmp_path / "queues.yaml"
