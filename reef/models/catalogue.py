@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import yaml
@@ -40,6 +40,7 @@ class CatalogueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Exact, checked after the download; None where only the hub knows."""
     size_about_bytes: Annotated[int, Meta(ge=1)] | None = None
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")] | None = None
+    format: Literal["gguf", "tflite", "onnx"] = "gguf"
     demo: bool = False
     """The default of a first run: small enough to fetch at once, too small to be believed."""
     better: str = ""

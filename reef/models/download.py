@@ -7,12 +7,13 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Protocol
 
 import httpx
 import msgspec
 
-from reef.models.errors import ModelError
-from reef.models.gguf import MAGIC
+from reef.models.errors import Interrupted, ModelError
+from reef.models.formats import FIRST_BYTES, FORMAT_NAMES, begins_right
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,18 @@ class _State(msgspec.Struct):
     stated_sha256: str | None = None
 
 
+class Guard(Protocol):
+    """Says which addresses may be asked: reef/models/outside.py."""
+
+    size_max_bytes: int
+
+    def check(self, request: httpx.Request) -> None:
+        """Called before every request, those that follow a redirect too. Raises ModelError."""
+
+    def check_peer(self, response: httpx.Response) -> None:
+        """Called before the first byte of an answer is used. Raises ModelError."""
+
+
 class _Again(Exception):
     """The connection failed; what was received is kept."""
 
@@ -49,10 +62,17 @@ class Download:
         received: Callable[[int, int | None], None],
         *,
         pause: Callable[[float], None] = time.sleep,
+        suffix: str = ".gguf",
+        guard: Guard | None = None,
+        room: Callable[[int], None] = lambda _more: None,
     ) -> None:
-        """`size_bytes` is the exact size where it is known; `received` gets the bytes so far and the size."""
+        """`size_bytes` is the exact size where it is known; `received` gets the bytes so far and the size.
+
+        `room` is told how many bytes are still to come before the first of them, and may refuse them by ModelError.
+        """
         self.part, self._received, self._pause = part, received, pause
-        self._expected = size_bytes
+        self._expected, self._suffix = size_bytes, suffix
+        self._guard, self._room = guard, room
         self._state_file = part.with_name(part.name + ".json")
         self._state = self._read_state(url)
 
@@ -60,7 +80,8 @@ class Download:
         """Fetch it; gives the SHA-256 the server states for it, if any. Raises ModelError."""
         failures = 0
         timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        with httpx.Client(follow_redirects=True, timeout=timeout) as client:
+        hooks = [self._guard.check] if self._guard else []
+        with httpx.Client(follow_redirects=True, timeout=timeout, event_hooks={"request": hooks}) as client:
             while True:
                 before = self._have()
                 try:
@@ -68,7 +89,7 @@ class Download:
                 except _Again as error:
                     failures = 0 if self._have() > before else failures + 1
                     if failures >= FAILURES_MAX:
-                        raise ModelError(
+                        raise Interrupted(
                             f"{self._state.url} cannot be fetched: {error}. What has arrived is kept; "
                             "give the command again to go on from there."
                         ) from error
@@ -85,6 +106,8 @@ class Download:
             headers |= {"Range": f"bytes={have}-", "If-Range": self._state.etag}
         try:
             with client.stream("GET", self._state.url, headers=headers) as response:
+                if self._guard:
+                    self._guard.check_peer(response)
                 self._receive(response, have)
         except httpx.TransportError as error:
             raise _Again(str(error) or type(error).__name__) from error
@@ -104,18 +127,28 @@ class Download:
         if start not in (0, have):
             raise ModelError(f"{self._state.url} answered with another part of the file than was asked for.")
         self._note(response, start)
+        self._room((self._expected or self._state.size_bytes or 0) - start)
         with self.part.open("ab" if start else "wb") as file:
-            got = start
-            for data in response.iter_raw():  # unbuffered: what came before a cut counts
-                if got == 0 and data[:4] != MAGIC[: len(data)]:
-                    raise ModelError(f"{self._state.url} is not a model in GGUF format (a web page, perhaps).")
-                file.write(data)
-                got += len(data)
-                if self._expected is not None and got > self._expected:
-                    raise ModelError(f"{self._state.url} is larger than the {self._expected} bytes it should have.")
-                self._received(got, self._expected or self._state.size_bytes)
+            got = self._write(response, file, start)
         if self._state.size_bytes is not None and got < self._state.size_bytes:
             raise _Again(f"the connection ended after {got} of {self._state.size_bytes} bytes")
+
+    def _write(self, response: httpx.Response, file: IO[bytes], got: int) -> int:
+        first = b"" if got == 0 else None
+        for data in response.iter_raw():  # unbuffered: what came before a cut counts
+            if first is not None and len(first) < FIRST_BYTES:
+                first = (first + data)[:FIRST_BYTES]
+                if not begins_right(first, self._suffix):
+                    name = FORMAT_NAMES[self._suffix]
+                    raise ModelError(f"{self._state.url} is not a model in {name} format (a web page, perhaps).")
+            file.write(data)
+            got += len(data)
+            if self._expected is not None and got > self._expected:
+                raise ModelError(f"{self._state.url} is larger than the {self._expected} bytes it should have.")
+            if self._guard and got > self._guard.size_max_bytes:
+                raise ModelError(f"{self._state.url} is larger than {self._guard.size_max_bytes} bytes, the limit.")
+            self._received(got, self._expected or self._state.size_bytes)
+        return got
 
     def _note(self, response: httpx.Response, start: int) -> None:
         length = response.headers.get("content-length", "")

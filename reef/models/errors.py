@@ -9,3 +9,11 @@ class ModelError(RuntimeError):
 
 class ModelMissing(ModelError):
     """The model is not on this machine; the message names the command that fetches it."""
+
+
+class Interrupted(ModelError):
+    """The download broke off; what has arrived is kept, and another try goes on from there."""
+
+
+class ModelInUse(ModelError):
+    """The model cannot be taken away now; the message says what uses it."""

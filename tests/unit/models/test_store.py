@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from model_files import BadServer
 
-import reef.models.store as store_module
+import reef.models.fetch as fetch_module
 from reef.models import CatalogueEntry, ModelError, ModelMissing, ModelStore
 from reef.models.catalogue import Source
 
@@ -140,7 +140,7 @@ def test_full_disk_is_noticed_before(
 ) -> None:
     """Nothing is fetched where there is no room for it."""
     bad_server.body = make_gguf()
-    monkeypatch.setattr(store_module, "free_bytes", lambda folder: 150_000_000)
+    monkeypatch.setattr(fetch_module, "free_bytes", lambda folder: 150_000_000)
     with pytest.raises(ModelError, match="No room for tiny: 150 MB are free"):
         ModelStore(tmp_path, {"tiny": entry(bad_server.url, bad_server.body)}).pull("tiny", quiet)
     assert not bad_server.ranges
