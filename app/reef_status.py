@@ -17,9 +17,9 @@ from reef.knowledge import heartbeat
 from reef.ledger import Ledger
 from reef.ledger.survey import Listed, list_jobs
 from reef.models.catalogue import CatalogueEntry, load_catalogue
+from reef.nodes import Reports, read_reports
 from reef.observing.board import Board, board
 from reef.observing.overview import Overview
-from reef.observing.reports import Reports, live_reports
 from reef.settings import Settings
 from reef.topology import CHAT_POOL
 
@@ -46,7 +46,7 @@ class ReefStatus:
 
     def board(self) -> Board:
         """The status now and the jobs to show with it. Raises redis.RedisError and sqlalchemy.exc.SQLAlchemyError."""
-        reports = live_reports(self._client)
+        reports = read_reports(self._client)
         if time.monotonic() - self._vectors_at > VECTORS_EVERY_S:
             self._vectors, self._vectors_at = self.vectors(), time.monotonic()
         shown = [job for state, most in SHOWN_MAX.items() for job in list_jobs(self._ledger, state, most)]
@@ -55,7 +55,7 @@ class ReefStatus:
     def reports(self) -> Reports:
         """What the workers say that are alive; nothing while the broker does not answer."""
         try:
-            return live_reports(self._client)
+            return read_reports(self._client)
         except (redis.RedisError, OSError):
             return {}
 

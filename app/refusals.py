@@ -22,6 +22,8 @@ from reef.knowledge.names import BadName
 from reef.knowledge.originals import Busy, DiskFull
 from reef.knowledge.uploads import UnknownStore, UnknownUpload, UploadClosed, UploadFull
 from reef.ledger import LaneBusy, PoolFull, UnknownJob
+from reef.models.errors import ModelError, ModelInUse, ModelMissing
+from reef.models.serving import UnknownNode
 from reef.personas.store import PersonaLimit, UnknownPersona
 from tasks.dispatch import BrokerDown
 
@@ -74,7 +76,7 @@ def refusal_of(error: BaseException) -> Refusal:
         return _of_http(error)
     if isinstance(error, msgspec.DecodeError | UnicodeDecodeError | RecursionError):
         return _of_shape(error)
-    known = _of_domain(error) or _of_knowledge(error) or _of_busy(error) or _of_outage(error)
+    known = _of_domain(error) or _of_knowledge(error) or _of_models(error) or _of_busy(error) or _of_outage(error)
     if known is None:
         log.error("a request failed", exc_info=error)
         return Refusal(500, "internal", "Internal error", "Something went wrong here; the log has the details.")
@@ -118,6 +120,19 @@ def _of_knowledge(error: BaseException) -> Refusal | None:
         return Refusal(423, "busy", "Being written", said, retry_after_s=RETRY_SOON_S)
     if isinstance(error, DiskFull):
         return Refusal(507, "disk_full", "Disk full", said)
+    return None
+
+
+def _of_models(error: BaseException) -> Refusal | None:
+    text = str(error.args[0]) if error.args else ""
+    if isinstance(error, UnknownNode):
+        return Refusal(404, "unknown_node", "Unknown node", f"{text[:1].upper()}{text[1:]}.")
+    if isinstance(error, ModelMissing):
+        return Refusal(404, "unknown_model", "Unknown model", text)
+    if isinstance(error, ModelInUse):
+        return Refusal(409, "in_use", "In use", text)
+    if isinstance(error, ModelError):
+        return Refusal(409, "not_possible", "Not possible now", text)
     return None
 
 

@@ -11,6 +11,7 @@ from flask import current_app
 from app.counts import WebCounts
 from app.desk import Desk
 from app.markdown import Renderer
+from app.model_desk import ModelDesk
 from app.outside import outside
 from app.reef_status import ReefStatus
 from app.relay import Relay
@@ -20,6 +21,7 @@ from reef.knowledge.originals import Originals
 from reef.knowledge.progress import Progress
 from reef.knowledge.uploads import Limits, Uploads
 from reef.ledger import Ledger
+from reef.models.keeping import Keeping
 from reef.observing.overview import Overview
 from reef.records.database import Database
 from reef.settings import Settings
@@ -47,6 +49,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     counts: WebCounts
     uploads: Uploads
     status: ReefStatus
+    models: ModelDesk
 
     def close(self) -> None:
         """Tell every client to come again and let go of the connections."""
@@ -83,6 +86,7 @@ def build(settings: Settings) -> Services:
         counts=counts,
         uploads=_uploads(settings, ledger, dispatcher, client),
         status=status,
+        models=ModelDesk(Keeping(settings, topology, database, client), ledger, topology, dispatcher.send_or_leave),
     )
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from reef.knowledge.flow import Flow
     from reef.knowledge.model import Chunk, ParsedDocument, Passage
     from reef.ledger import Claim, JobRecord, Ledger
+    from reef.models.keeping import Keeping
     from reef.records.database import Database
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -65,7 +66,8 @@ class ChatRequest(msgspec.Struct, frozen=True):
     """One generation.
 
     `cache_key` names the conversation whose prompt prefix the engine may keep warm (a session id).
-    `schema` is a JSON Schema the output must satisfy. `seed` None means a fresh random one.
+    `schema` is a JSON Schema the output must satisfy. `seed` None means a fresh random one. `model` is the one that is
+    wanted; empty: the loaded one. It matters where adapters are loaded: each request says which of them apply.
     """
 
     messages: Sequence[ChatMessage]
@@ -78,6 +80,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     seed: int | None = None
     schema: Mapping[str, Any] | None = None
     cache_key: str | None = None
+    model: str = ""
 
 
 class ChatResult(msgspec.Struct, frozen=True):
@@ -277,6 +280,8 @@ class DeviceContext(msgspec.Struct, frozen=True, kw_only=True):
     """Called with how many inputs a job had, and the seconds they took on the device."""
     knowledge: KnowledgeContext | None = None
     """What tasks of knowledge need besides; only in the workers of their pools."""
+    models: Keeping | None = None
+    """What fetches models; only in the workers of pool maintenance."""
 
     @property
     def chat(self) -> ChatEngine:
@@ -304,6 +309,13 @@ class DeviceContext(msgspec.Struct, frozen=True, kw_only=True):
         if self.knowledge is None:
             raise RuntimeError(f"pool {self.pool.name} has no part in knowledge")
         return self.knowledge
+
+    @property
+    def keeping(self) -> Keeping:
+        """What fetches models. Raises RuntimeError in a worker of another pool."""
+        if self.models is None:
+            raise RuntimeError(f"pool {self.pool.name} has no part in fetching models")
+        return self.models
 
 
 class KnowledgeContext(msgspec.Struct, frozen=True):

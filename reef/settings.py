@@ -57,6 +57,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """So much of the disk stays free: an upload that would need it is refused."""
     edgetpu_library: str = "libedgetpu.so.1"
     """The delegate library for Edge TPUs: a name the loader finds, or a path."""
+    model_cache_bytes: int = 32_000_000_000
+    """Model files on disk, together; what was not used for the longest time goes first. 0: no limit."""
+    model_url_hosts: str = "huggingface.co,*.huggingface.co,*.hf.co"
+    """Comma-separated hosts from which the API may fetch models; `*` any public one. Empty: none."""
+    model_preload_bytes: int = -1
+    """Memory for models that are likely to be asked for next, beside those that serve. -1: a quarter of what is free,
+    on a machine with 8 GB or more; 0: none."""
     log_level: str = "info"
 
     @property

@@ -6,7 +6,13 @@ from importlib import import_module
 
 from celery import Celery
 
-MODULES = {"chat": "tasks.chat", "embed": "tasks.embedding", "index": "tasks.indexing", "media": "tasks.inference"}
+MODULES = {
+    "chat": "tasks.chat",
+    "embed": "tasks.embedding",
+    "index": "tasks.indexing",
+    "media": "tasks.inference",
+    "maintenance": "tasks.models",
+}
 """Where the tasks of a pool are; reef/contracts/jobs.py says which those are (a test holds the two together)."""
 
 

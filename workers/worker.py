@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # celery looks for these when its worker starts; here they are imported while the model is still being loaded
 import celery.apps.worker
@@ -16,6 +16,7 @@ import redis
 from celery.signals import worker_shutting_down
 
 from reef import keys, runtime
+from reef.contracts.jobs import FetchModelJob
 from reef.ledger import Ledger
 from reef.metrics import WorkerMetrics
 from reef.ports import DeviceContext, KnowledgeContext
@@ -29,6 +30,9 @@ from workers.heartbeat import Heartbeat
 from workers.leases import LeaseKeeper, StopListener
 from workers.loading import Loading
 from workers.publisher import Publisher
+
+if TYPE_CHECKING:
+    from reef.models.keeping import Keeping
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +82,7 @@ class Worker:
                 observe=metrics.observe,
                 observe_inference=metrics.observe_inference,
                 knowledge=self._knowledge(worker.app, ledger, metrics),
+                models=self._models(),
             )
         )
         self.heartbeat.ready(engine.name, engine.model, lambda: leases.running, metrics.text)
@@ -112,6 +117,14 @@ class Worker:
         flow = make_flow(ledger, self.settings, dispatcher, self.client)
         self.knowledge = knowledge_context(flow, self.database, self.settings.chroma_url, dispatcher, metrics)
         return self.knowledge
+
+    def _models(self) -> Keeping | None:
+        if self.pool.name != FetchModelJob.POOL:
+            return None
+        from reef.models.keeping import Keeping
+
+        topology = load_topology(self.settings.queues_file, self.settings.model)
+        return Keeping(self.settings, topology, self.database, self.client)
 
     def _note_affinity(self, session_id: str) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from app.api import chat, openai, personas, runs, sessions
 from app.api.inference import INFERENCE_ROUTES
 from app.api.knowledge_routes import KNOWLEDGE_ROUTES
+from app.api.model_routes import MODEL_ROUTES
 from app.api.openai_shapes import Completion, CompletionRequest, Model, ModelList
 from app.api.shapes import (
     AcceptedTurn,
@@ -214,4 +215,5 @@ ROUTES: tuple[Route, ...] = (
     ),
     *KNOWLEDGE_ROUTES,
     *INFERENCE_ROUTES,
+    *MODEL_ROUTES,
 )

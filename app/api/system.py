@@ -18,7 +18,7 @@ from app.web import Answer, Call
 from reef.contracts.jobs import ChatJob
 from reef.knowledge.documents import count_states
 from reef.metrics import WorkerTexts, gauge
-from reef.observing.reports import Reports
+from reef.nodes import Reports
 from reef.topology import Pool
 
 log = logging.getLogger(__name__)

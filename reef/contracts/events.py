@@ -210,10 +210,12 @@ class ModelNotice(Event, frozen=True, kw_only=True, tag="model"):
     fetched to the disk."""
 
     name: str
-    state: str
+    state: Literal["READY", "CACHED", "LOADING", "FAILED", "REMOVED"]
     node: str = ""
     progress: float = 0.0
+    """Share of the fetching, 0..1."""
     note: str = ""
+    at: float = 0.0
 
 
 SystemEvent = SystemView | DeviceNotice | ModelNotice

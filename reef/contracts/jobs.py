@@ -175,6 +175,20 @@ class InferenceJob(Job, frozen=True, kw_only=True):
     top_k: int = 5
 
 
+class FetchModelJob(Job, frozen=True, kw_only=True):
+    """Bring a model to this machine, check it, and place it on these nodes (none: only fetch it)."""
+
+    TASK: ClassVar[str] = "coralreef.maintenance.fetch_model"
+    POOL: ClassVar[str] = "maintenance"
+
+    model: str
+    source: str = ""
+    """An http(s) address; empty: where the catalogue says."""
+    sha256: str = ""
+    pool: str = ""
+    nodes: list[str] = []
+
+
 JOBS: tuple[type[Job], ...] = (
     ChatJob,
     CompletionJob,
@@ -185,5 +199,6 @@ JOBS: tuple[type[Job], ...] = (
     QueryJob,
     EmbedTextsJob,
     InferenceJob,
+    FetchModelJob,
 )
 """Every kind of job there is; queues.yaml and the compose file are held against this list."""

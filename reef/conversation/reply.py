@@ -61,6 +61,7 @@ def write_reply(context: DeviceContext, claim: Claim, job: ChatJob, writer: RunW
         repetition_penalty=REPETITION_PENALTY,
         cache_key=job.session_id,
         schema=job.schema,
+        model=persona.model,
     )
     result = reply.generate(request)
     if reply.end(result, store_as=job) and result.finish_reason != "cancelled":

@@ -297,6 +297,14 @@ class Ledger:
         with self.database.read() as connection:
             return [as_record(row) for row in connection.execute(query).mappings()]
 
+    def active_of(self, task: str) -> list[JobRecord]:
+        """Jobs of one kind that have not ended, oldest first."""
+        query = (
+            sa.select(*_RECORD).where(jobs.c.task == task, jobs.c.state.in_(ACTIVE_STATES)).order_by(jobs.c.created_at)
+        )
+        with self.database.read() as connection:
+            return [as_record(row) for row in connection.execute(query).mappings()]
+
     def load(self, pool: str) -> PoolLoad:
         """How busy a pool is."""
         with self.database.read() as connection:

@@ -15,8 +15,8 @@ import redis
 
 from reef import keys
 from reef.contracts.system import PoolSample, PoolStatus, Sample
+from reef.nodes import read_reports
 from reef.observing.overview import DOWN, Overview, Seen
-from reef.observing.reports import live_reports
 
 log = logging.getLogger(__name__)
 
@@ -82,4 +82,4 @@ class Recorder:
             return False
         at = _clock(self._client)
         self._due = time.monotonic() + keys.HISTORY_STEP_S - at % keys.HISTORY_STEP_S
-        return append(self._client, sample(self._overview.look(live_reports(self._client)), at))
+        return append(self._client, sample(self._overview.look(read_reports(self._client)), at))

@@ -17,7 +17,7 @@ from reef.contracts.nodes import NodeReport
 from reef.contracts.system import DeviceStatus, PlaceView, PoolStatus
 from reef.ledger import Ledger
 from reef.ledger.survey import Queue, survey
-from reef.observing.reports import Reports
+from reef.nodes import Reports
 from reef.placement.model import Place
 from reef.placement.store import PlacementStore
 from reef.records.tables import devices as devices_table

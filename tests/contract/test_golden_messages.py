@@ -20,6 +20,7 @@ KINDS = {
     "completion_job": jobs.CompletionJob,
     "embed_job": jobs.EmbedJob,
     "embed_texts_job": jobs.EmbedTextsJob,
+    "fetch_model_job": jobs.FetchModelJob,
     "ground_job": jobs.GroundJob,
     "index_job": jobs.IndexJob,
     "inference_job": jobs.InferenceJob,

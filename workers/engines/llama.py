@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from reef.models import ModelFile
+from reef.models import ModelError, ModelFile
+from reef.models.adapters import split_name
 from reef.ports import ChatMessage, ChatRequest, ChatResult, EngineError, EngineRefused, FinishReason, Progress
 from workers.engines.text import StopStrings
 from workers.watchdog import Watchdog
@@ -76,10 +77,14 @@ class LlamaEngine:
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = self._threads
         parameters.api_keys = [self.api_key]
         parameters.ui, parameters.verbosity = False, 0
+        parameters.lora_adapters = [
+            xllamacpp.CommonAdapterLoraInfo(str(adapter.path), adapter.scale) for adapter in self._file.adapters
+        ]
         try:
             self._server = xllamacpp.Server(parameters)
         except Exception as error:
-            raise EngineError(f"llama.cpp cannot load {self._file.path}: {error}") from error
+            names = [self._file.path.name, *(adapter.path.name for adapter in self._file.adapters)]
+            raise EngineError(f"llama.cpp cannot load {' with '.join(names)}: {error}") from error
         progress(0.8, f"Warming {self.model}")
         # also needed for closing: a server that is deleted before its first request hangs
         hang_s, self._watchdog.timeout_s = self._watchdog.timeout_s, max(self._watchdog.timeout_s, WARM_HANG_S)
@@ -145,6 +150,10 @@ class LlamaEngine:
             "return_progress": True,
             "cache_prompt": True,
         }
+        if self._file.adapters:
+            body["lora"] = [
+                {"id": place, "scale": scale} for place, scale in enumerate(scales(self._file, request.model))
+            ]
         if request.seed is not None:
             body["seed"] = request.seed
         if request.schema is not None:
@@ -170,6 +179,22 @@ class LlamaEngine:
         if answer.status >= 400 or not isinstance(data, dict):
             raise EngineRefused(f"llama.cpp refuses to count these messages: {str(data)[:300]}")
         return data
+
+
+def scales(loaded: ModelFile, wanted: str) -> list[float]:
+    """How strongly each loaded adapter applies to a request that wants this model.
+
+    A model is loaded once for all who want it with or without its adapters: who names the bare model gets it bare.
+    """
+    own = [adapter.scale for adapter in loaded.adapters]
+    try:
+        base, adapters = split_name(wanted)
+    except ModelError:
+        return own
+    chosen = dict(adapters)
+    if base != split_name(loaded.name)[0] or not set(chosen) <= {adapter.name for adapter in loaded.adapters}:
+        return own
+    return [chosen.get(adapter.name, 0.0) for adapter in loaded.adapters]
 
 
 class _Reply:

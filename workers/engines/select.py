@@ -17,6 +17,7 @@ from reef.topology import Device, EngineKind, Pool, load_topology
 from workers.devices import cpu
 from workers.engines import llama
 from workers.engines.gguf_tokenizer import can_build
+from workers.engines.hands import Hands
 from workers.engines.openvino_cache import UnreadableModelError
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ KINDS: dict[str, tuple[EngineKind, ...]] = {
     "embed": ("auto", "tflite", "simulated"),
     "index": ("auto", "parser", "simulated"),
     "media": ("auto", "tflite", "simulated"),
+    "maintenance": ("auto", "simulated"),
 }
 """Engines that can do what the tasks of a pool need."""
 
@@ -43,6 +45,7 @@ def choose_engine(settings: Settings, pool: Pool, device: Device) -> Engine:
         "embed": _embedding_engine,
         "index": _parsing_engine,
         "media": _inference_engine,
+        "maintenance": lambda *_: Hands(),
     }.get(pool.name)
     if choose is None:
         raise EngineError(f"No engine of this version serves pool {pool.name}: give it `devices: []` in queues.yaml.")
@@ -158,6 +161,8 @@ def environment(pool: Pool, device: Device) -> dict[str, str]:
 
 def why_not_openvino(model: ModelFile) -> str:
     """Why OpenVINO cannot serve this model on this machine; empty where it can. Raises ModelError."""
+    if model.adapters:
+        return "it has adapters, which only llama.cpp applies"
     machine = os.uname().machine
     if machine != "x86_64":
         return f"this machine is {machine}, and openvino-genai comes for x86-64"
@@ -200,6 +205,8 @@ def _local(kind: EngineKind, settings: Settings, pool: Pool, device: Device, mod
             hang_s=pool.limits.hang_s,
             trace_file=trace_file,
         )
+    if model.adapters:
+        raise EngineError(f"{model.name} has adapters, which OpenVINO does not apply: set `engine: llama` or auto.")
     from workers.engines.openvino import OpenVinoEngine
 
     return OpenVinoEngine(

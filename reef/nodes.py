@@ -1,9 +1,8 @@
-"""Workers' reports as they stand in Redis. Nothing is written here."""
+"""What the workers say that are alive. Reads their reports; writes none."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import msgspec
 import redis
@@ -15,9 +14,9 @@ Reports = dict[str, NodeReport]
 """What the live workers say, by node."""
 
 
-def live_reports(client: redis.Redis) -> Reports:
-    """What the workers say that are alive. Raises redis.RedisError."""
-    raw: Any = client.hgetall(keys.NODES)
+def read_reports(client: redis.Redis) -> Reports:
+    """Reports of the workers that are alive, by node. Raises redis.RedisError and OSError."""
+    raw: dict[bytes, bytes] = client.hgetall(keys.NODES)  # type: ignore[assignment]
     reports: Reports = {}
     for value in raw.values():
         try:

@@ -1,0 +1,172 @@
+"""Where models are loaded, unloaded and removed on request. It validates, records and places; it fetches nothing.
+
+A model that is here is placed at once. One that is not becomes a job of pool maintenance, in the ledger, so that the
+wish survives every restart; a second wish for the same is answered with the same job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+from app.refusals import Refusal
+from reef.contracts.jobs import FetchModelJob
+from reef.conversation.turns import PoolClosed, total_streams
+from reef.ledger import JobRecord, LaneBusy, Ledger, NewJob
+from reef.models.adapters import parts_of, split_name
+from reef.models.errors import ModelError, ModelMissing
+from reef.models.formats import SUFFIXES
+from reef.models.keeping import LANE, Keeping, wanted_twice
+from reef.models.packages import free_bytes
+from reef.models.serving import check_format
+from reef.models.states import ModelsView, overview
+from reef.topology import Topology
+
+
+class Loading(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of a wish to load. `job_id`: the job that fetches the model first; None: it is here."""
+
+    model: str
+    pool: str
+    nodes: list[str]
+    state: Literal["LOADING"] = "LOADING"
+    job_id: str | None = None
+    note: str
+
+
+class Unloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """The nodes that let a model go; none where none had it."""
+
+    model: str
+    nodes: list[str]
+
+
+class ModelDesk:
+    """One per web process."""
+
+    def __init__(self, keeping: Keeping, ledger: Ledger, topology: Topology, send: Callable[[JobRecord], None]) -> None:
+        """`send` puts a job's hint on its queue; what the broker does not take is the sweeper's to send."""
+        self.keeping, self._ledger, self._topology, self._send = keeping, ledger, topology, send
+
+    def overview(self) -> ModelsView:
+        """Every model there is."""
+        folder = self.keeping.store.folder
+        return overview(self.keeping, self._fetching(), free_bytes(folder if folder.is_dir() else folder.parent))
+
+    def load(self, model: str, pool: str, nodes: Sequence[str], source: str, sha256: str) -> Loading:
+        """Have these nodes (none named: all of the pool) serve a model.
+
+        Raises ModelError and its kin, UnknownNode, PoolClosed, PoolFull, Refusal.
+        """
+        self._check_name(model)
+        if pool not in self._topology.pools:
+            known = ", ".join(self._topology.pools)
+            raise Refusal(404, "unknown_pool", "Unknown pool", f"There is no pool {pool!r}; there are: {known}.")
+        devices = self.keeping.serving.nodes(pool, nodes)
+        if not self.keeping.serving.needs_file(pool, devices):
+            return self._place(model, pool, list(devices), f"{model} is served without a file of ours")
+        if source:
+            self._check_source(source)
+        if self._here(model, pool, source, sha256):
+            return self._place(model, pool, list(devices), f"{model} is on this machine; its devices load it")
+        job = FetchModelJob(model=model, source=source, sha256=sha256, pool=pool, nodes=list(devices))
+        record = self._accept(job)
+        note = f"{model} is fetched first, then its devices load it"
+        return Loading(model=model, pool=pool, nodes=list(devices), job_id=record.id, note=note)
+
+    def unload(self, model: str, pool: str, nodes: Sequence[str]) -> Unloaded:
+        """Take a model out of the memory of these nodes (none named: all of the pool). Raises as `load`."""
+        if pool not in self._topology.pools:
+            raise Refusal(404, "unknown_pool", "Unknown pool", f"There is no pool {pool!r}.")
+        devices = self.keeping.serving.nodes(pool, nodes)
+        changed = self.keeping.serving.unload(model, pool, list(devices))
+        if changed:
+            self.keeping.teller.tell(model, "CACHED", f"{model} leaves {', '.join(place.node for place in changed)}")
+        return Unloaded(model=model, nodes=[place.node for place in changed])
+
+    def remove(self, name: str) -> None:
+        """Take a model from the disk. Raises ModelMissing, ModelInUse."""
+        if name in self._fetching():
+            raise Refusal(409, "being_fetched", "Being fetched", f"{name} is being fetched; stop that run first.")
+        self.keeping.remove(name)
+
+    def _check_name(self, model: str) -> None:
+        if "/" in model or model.endswith(SUFFIXES):
+            detail = "Over the API a model is a name. `coral-reef models import FILE` makes a file of this machine one."
+            raise Refusal(422, "bad_name", "Not a name", detail)
+        try:
+            split_name(model)
+        except ModelError as error:
+            raise Refusal(422, "bad_name", "Not a name", str(error)) from None
+
+    def _check_source(self, source: str) -> None:
+        try:
+            self.keeping.outside.check_url(source)
+        except ModelError as error:
+            raise Refusal(422, "bad_source", "Not fetched from there", str(error)) from None
+
+    def _here(self, model: str, pool: str, source: str, sha256: str) -> bool:
+        """Whether the model can be placed now. Raises ModelMissing where nobody knows it, ModelError where it is bad.
+
+        Nothing is hashed here: where a hash is asked for that nobody knows yet, a job finds it out.
+        """
+        store = self.keeping.store
+        base, adapters = split_name(model)
+        files = store.files()
+        parts = [base, *(name for name, _ in adapters)]
+        absent = [name for name in parts if name not in files]
+        for name in absent:
+            if name not in store.catalogue and not (source and name == parts[-1]):
+                raise ModelMissing(store.unknown(name))
+        if absent:
+            return False
+        facts = store.facts(files[base])
+        check_format(facts.format, self._topology.pool(pool))
+        for name in parts[1:]:
+            store.facts(files[name])
+        return not sha256 or store.known_sha256(files[parts[-1]]) == sha256
+
+    def _place(self, model: str, pool: str, nodes: list[str], note: str) -> Loading:
+        self.keeping.serving.load(model, pool, nodes)
+        self.keeping.registry.used(parts_of(model))
+        self.keeping.teller.tell(model, "LOADING", note, share=0.0)
+        return Loading(model=model, pool=pool, nodes=nodes, note=note)
+
+    def _accept(self, job: FetchModelJob) -> JobRecord:
+        pool = self._topology.pools.get(job.POOL)
+        if pool is None or not pool.devices:
+            raise PoolClosed(
+                f"{job.model} is not on this machine, and queues.yaml gives pool {job.POOL} no device that could fetch "
+                f"it. On the machine, `coral-reef models pull` does it."
+            )
+        new = NewJob(
+            job=job,
+            deadline_s=pool.limits.deadline_s,
+            attempts_max=pool.limits.attempts_max,
+            lane=LANE.format(name=job.model),
+        )
+        try:
+            with self._ledger.database.write() as connection:
+                record = self._ledger.submit(
+                    connection, new, waiting_max=pool.limits.waiting_max, streams=total_streams(pool)
+                )
+        except LaneBusy as error:
+            return self._same(job, self._ledger.get(error.job_id))
+        self.keeping.teller.tell(job.model, "LOADING", "waits to be fetched", share=0.0)
+        self._send(record)
+        return record
+
+    def _same(self, job: FetchModelJob, running: JobRecord) -> JobRecord:
+        other = msgspec.json.decode(running.payload, type=FetchModelJob)
+        if not wanted_twice(job, other):
+            where = f"pool {other.pool}, {', '.join(other.nodes)}" if other.nodes else "nobody yet"
+            detail = f"{job.model} is being fetched already (for {where}). Wait for it, or stop run {running.id}."
+            raise Refusal(409, "being_fetched", "Being fetched", detail, run_id=running.id)
+        return running
+
+    def _fetching(self) -> dict[str, FetchModelJob]:
+        found = self._ledger.active_of(FetchModelJob.TASK)
+        jobs = [msgspec.json.decode(record.payload, type=FetchModelJob) for record in found]
+        return {job.model: job for job in jobs}

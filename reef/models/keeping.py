@@ -1,0 +1,135 @@
+"""The parts of the model manager of one process, and what they do together: fetch, place, take away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import msgspec
+import redis
+
+from reef.contracts.jobs import FetchModelJob
+from reef.contracts.nodes import NodeReport
+from reef.models.adapters import parts_of
+from reef.models.cache import ModelCache, Removed, reasons
+from reef.models.errors import ModelError, ModelInUse, ModelMissing
+from reef.models.outside import Outside
+from reef.models.registry import Registry
+from reef.models.serving import Serving, check_format, loaded_names
+from reef.models.store import ModelFile, ModelStore
+from reef.models.telling import Teller
+from reef.nodes import read_reports
+from reef.placement.store import PlacementStore
+from reef.ports import Progress
+from reef.records.database import Database
+from reef.settings import Settings
+from reef.topology import Topology
+
+log = logging.getLogger(__name__)
+
+LANE = "model:{name}"
+"""One job at a time brings a model."""
+
+
+class Keeping:
+    """Everything that is done with models in this process, except computing with them."""
+
+    def __init__(self, settings: Settings, topology: Topology, database: Database, client: redis.Redis) -> None:
+        self.topology, self._client = topology, client
+        self.store = ModelStore(settings.data_dir)
+        self.registry = Registry(database, self.store)
+        self.cache = ModelCache(self.store, settings.model_cache_bytes)
+        self.serving = Serving(topology, PlacementStore(database), client)
+        self.outside = Outside(settings.model_url_hosts, settings.model_cache_bytes)
+        self.teller = Teller(client)
+
+    def reports(self) -> dict[str, NodeReport]:
+        """What the workers say that are alive; nothing where the broker does not answer."""
+        try:
+            return read_reports(self._client)
+        except (redis.RedisError, OSError):
+            return {}
+
+    def kept(self) -> dict[str, str]:
+        """Models that must stay on disk, each with the reason. Raises ModelError where nobody can say."""
+        try:
+            reports = read_reports(self._client)
+        except (redis.RedisError, OSError) as error:
+            raise ModelError(f"Nobody can say which models are loaded ({error}), so none is taken away.") from error
+        return self.stays(reports)
+
+    def stays(self, reports: Mapping[str, NodeReport]) -> dict[str, str]:
+        """The same where these are the reports of all workers."""
+        pinned = [record.name for record in self.registry.all().values() if record.pinned]
+        loading = {part for report in reports.values() if report.loading for part in parts_of(report.loading)}
+        return reasons(
+            loaded=sorted({*loaded_names(reports), *loading}),
+            placed=sorted(self.serving.placed()),
+            pinned=pinned,
+            named=sorted(self.serving.named()),
+        )
+
+    def fetch(self, job: FetchModelJob, progress: Progress) -> ModelFile:
+        """Bring every part of a model (`base+adapter`) here and check it. Raises ModelError."""
+        base, *adapters = parts_of(job.model)
+        self._fetch_part(base, job.source if not adapters else "", job.sha256 if not adapters else "", progress)
+        for number, name in enumerate(adapters, start=1):
+            last = number == len(adapters)
+            self._fetch_part(name, job.source if last else "", job.sha256 if last else "", progress)
+        model = self.store.resolve(job.model)
+        if job.pool:
+            check_format(model.format, self.topology.pool(job.pool))
+        self.registry.refresh()
+        return model
+
+    def remove(self, name: str) -> int:
+        """Take a model from the disk; gives its bytes. Raises ModelMissing, and ModelInUse where it is needed."""
+        self.registry.refresh()
+        record = self.registry.all().get(name)
+        if record is None:
+            raise ModelMissing(f"There is no model {name!r} on this machine.")
+        if not record.path:
+            self.registry.forget(name)  # only the memory of a failure
+            return 0
+        if record.format == "encoder":
+            raise ModelInUse(
+                f"{name} belongs to the embedding library; delete {record.path} while the reef is stopped."
+            )
+        if (why := self.kept().get(name)) is not None:
+            raise ModelInUse(f"{name} {why}, so it stays. Unload or unpin it first.")
+        size = self.store.remove(name)
+        self.registry.forget(name)
+        self.teller.tell(name, "REMOVED", f"{name} was removed: {size / 1e6:.0f} MB are free again")
+        return size
+
+    def _fetch_part(self, name: str, source: str, sha256: str, progress: Progress) -> None:
+        if not source and name not in self.store.catalogue:
+            found = self.store.resolve_part(name)  # a file of the user's own
+            if sha256 and found.sha256 != sha256:
+                raise ModelError(f"{name} is not what was asked for: its SHA-256 is {found.sha256}, expected {sha256}.")
+            return
+        make_room = self.cache.room_maker(
+            lambda: self.kept() | {name: "is being fetched"}, self._used_at, self._removed
+        )
+        model = self.store.pull(
+            name, progress, url=source, sha256=sha256, guard=self.outside if source else None, make_room=make_room
+        )
+        entry = self.store.catalogue.get(model.name)
+        self.registry.fetched(model.name, source or (str(entry.sources[0]) if entry else ""))
+
+    def _used_at(self) -> dict[str, float]:
+        return {record.name: record.used_at for record in self.registry.refresh().values()}
+
+    def _removed(self, removed: Removed) -> None:
+        self.registry.forget(removed.name)
+        note = (
+            f"{removed.name} was removed to make room: {removed.size_bytes / 1e6:.0f} MB, unused for the longest time"
+        )
+        self.teller.tell(removed.name, "REMOVED", note)
+
+
+def wanted_twice(one: FetchModelJob, other: FetchModelJob) -> bool:
+    """Whether two jobs ask for the same."""
+    return msgspec.structs.replace(one, nodes=sorted(one.nodes)) == msgspec.structs.replace(
+        other, nodes=sorted(other.nodes)
+    )

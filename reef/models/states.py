@@ -1,0 +1,170 @@
+"""The list of models for a person: the catalogue, what is on disk, what is in memory where, what is on its way.
+
+Made from the registry, the workers' reports and the jobs that fetch; reads no model file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from reef.contracts.jobs import FetchModelJob
+from reef.contracts.nodes import NodeReport
+from reef.models.adapters import parts_of
+from reef.models.catalogue import CatalogueEntry
+from reef.models.keeping import Keeping
+from reef.models.registry import ModelRecord
+from reef.models.serving import EMBED_POOL, loaded_names
+from reef.models.store import Arrived
+
+State = Literal["READY", "CACHED", "LOADING", "FAILED", "AVAILABLE"]
+
+
+class ModelView(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as the reef knows it.
+
+    READY: in the memory of the devices `where`. CACHED: on disk. LOADING: being fetched, or loaded by `loading_on`.
+    FAILED: `error` says why. AVAILABLE: in the catalogue, not on this machine.
+    """
+
+    name: str
+    title: str
+    about: str = ""
+    format: str
+    """gguf, tflite, onnx, encoder, lora; remote or simulated where no file of ours is behind it."""
+    state: State
+    where: list[str] = []
+    loading_on: list[str] = []
+    progress: float = 0.0
+    """Of the fetching, or of the loading, 0..1."""
+    note: str = ""
+    error: str = ""
+    size_bytes: int = 0
+    quantisation: str = ""
+    licence: str = ""
+    sha256: str = ""
+    source: str = ""
+    base: str = ""
+    """Of an adapter: what it was made for."""
+    pinned: bool = False
+    stays: str = ""
+    """Why it cannot be taken from the disk now; empty where it can."""
+    used_at: float | None = None
+
+
+class CacheView(msgspec.Struct, frozen=True, kw_only=True):
+    """The disk cache. `limit_bytes` 0: none."""
+
+    used_bytes: int
+    limit_bytes: int
+    free_bytes: int
+
+
+class ModelsView(msgspec.Struct, frozen=True, kw_only=True):
+    """Every model there is."""
+
+    models: list[ModelView]
+    cache: CacheView
+
+
+class _Sight(msgspec.Struct, frozen=True):
+    """What was seen a moment ago."""
+
+    loaded: dict[str, list[str]]
+    loading: dict[str, list[NodeReport]]
+    fetching: dict[str, FetchModelJob]
+    arrived: dict[str, Arrived]
+    kept: dict[str, str]
+
+
+def overview(keeping: Keeping, fetching: Mapping[str, FetchModelJob], free_bytes: int) -> ModelsView:
+    """Every model; `fetching` are the jobs that have not ended, by model."""
+    records, reports = keeping.registry.refresh(), keeping.reports()
+    loaded = loaded_names(reports)
+    if loaded:
+        keeping.registry.used(loaded)
+    jobs = {part: job for job in fetching.values() for part in parts_of(job.model)}
+    sight = _Sight(loaded, _loading(reports), jobs, keeping.store.arrived(), keeping.stays(reports))
+    catalogue = keeping.store.catalogue
+    names = [*catalogue, *(name for name in sorted({*records, *jobs}) if name not in catalogue)]
+    views = [_view(name, records.get(name), catalogue.get(name), sight) for name in names]
+    views += _without_file({view.name for view in views}, reports)
+    used = sum(record.size_bytes for record in records.values() if record.path and record.format != "encoder")
+    cache = CacheView(used_bytes=used, limit_bytes=keeping.cache.limit_bytes, free_bytes=free_bytes)
+    return ModelsView(models=views, cache=cache)
+
+
+def _loading(reports: Mapping[str, NodeReport]) -> dict[str, list[NodeReport]]:
+    found: dict[str, list[NodeReport]] = {}
+    for report in reports.values():
+        name = report.loading or (report.model if report.state == "loading" else "")
+        for part in parts_of(name) if name else ():
+            found.setdefault(part, []).append(report)
+    return found
+
+
+def _view(name: str, record: ModelRecord | None, entry: CatalogueEntry | None, sight: _Sight) -> ModelView:
+    where, loading = sight.loaded.get(name, []), sight.loading.get(name, [])
+    error = "" if record is None or where else record.error
+    job = sight.fetching.get(name)
+    fetching = job is not None and not (record and record.path)
+    state, progress, note = _state(record, error, where, loading, fetching)
+    if fetching and (come := sight.arrived.get(name)):
+        total = come.size_bytes or (entry.size_shown_bytes if entry else 0)
+        progress = min(1.0, come.have_bytes / total) if total else 0.0
+        note = f"{come.have_bytes / 1e6:.0f} of {total / 1e6:.0f} MB" if total else f"{come.have_bytes / 1e6:.0f} MB"
+    return ModelView(
+        name=name,
+        title=entry.title if entry else name,
+        about=entry.about if entry else "",
+        format=record.format if record else entry.format if entry else "gguf",
+        state=state,
+        where=where,
+        loading_on=sorted(report.node for report in loading),
+        progress=round(progress, 4),
+        note=note,
+        error="" if fetching else error,
+        size_bytes=(record.size_bytes if record else 0) or (entry.size_shown_bytes if entry else 0),
+        quantisation=record.quantisation if record else "",
+        licence=(record.licence if record else "") or (entry.licence if entry else ""),
+        sha256=(record.sha256 if record else "") or (entry.sha256 or "" if entry else ""),
+        source=(record.source if record else "") or (str(entry.sources[0]) if entry else ""),
+        base=record.base if record else "",
+        pinned=bool(record and record.pinned),
+        stays=sight.kept.get(name, "") if record and record.path else "",
+        used_at=record.used_at if record and record.path else None,
+    )
+
+
+def _state(
+    record: ModelRecord | None, error: str, where: list[str], loading: list[NodeReport], fetching: bool
+) -> tuple[State, float, str]:
+    if where:
+        return "READY", 1.0, ""
+    if fetching:
+        return "LOADING", 0.0, "waits to be fetched"
+    if loading:
+        first = loading[0]
+        return "LOADING", first.progress, first.note
+    if error:
+        return "FAILED", 0.0, ""
+    if record is not None and record.path:
+        return "CACHED", 0.0, ""
+    return "AVAILABLE", 0.0, ""
+
+
+def _without_file(known: set[str], reports: Mapping[str, NodeReport]) -> list[ModelView]:
+    """Models in memory that are no files of ours: of remote servers, of simulated devices, on other hosts."""
+    found: dict[str, ModelView] = {}
+    for report in sorted(reports.values(), key=lambda report: report.node):
+        for name in {report.model, *report.resident} if report.state in ("ready", "draining") else ():
+            if not name or set(parts_of(name)) <= known:
+                continue
+            form = report.kind if report.kind in ("remote", "simulated") else "gguf"
+            form = "encoder" if report.pool == EMBED_POOL and form == "gguf" else form
+            before = found.get(name)
+            where = [*(before.where if before else ()), report.node]
+            found[name] = ModelView(name=name, title=name, format=form, state="READY", where=where, progress=1.0)
+    return list(found.values())
