@@ -11,6 +11,7 @@ from pathlib import Path
 from reef.hurry import Hurry
 from reef.models import ModelError, ModelFile, ModelStore
 from reef.models.gguf import read_head
+from reef.placement.model import Place
 from reef.ports import ChatEngine, ChatMessage, ChatRequest, ChatResult, Engine, EngineError, Progress
 from reef.settings import Settings
 from reef.topology import Device, EngineKind, Pool, load_topology
@@ -108,6 +109,29 @@ def _inference_engine(settings: Settings, pool: Pool, device: Device) -> Engine:
         hang_s=pool.limits.hang_s,
         trace_file=_trace_file(settings, pool, device),
     )
+
+
+def choose_stage(settings: Settings, pool: Pool, device: Device, place: Place) -> Engine:
+    """The engine of a device that is one stage of a pipeline, not loaded yet.
+
+    The first stage is an InferenceEngine, a later one works by itself from `load` on. Raises EngineError.
+    """
+    from workers.pipeline.head import PipelineEngine
+    from workers.pipeline.stage import Segment, StageEngine
+
+    segment = Segment(
+        place,
+        device,
+        models_dir=settings.data_dir / "models",
+        library=settings.edgetpu_library,
+        hang_s=pool.limits.hang_s,
+        trace_file=_trace_file(settings, pool, device),
+    )
+    if place.stage > 0:
+        return StageEngine(segment, settings.data_dir)
+    allocation = load_topology(settings.queues_file).allocation
+    in_flight = allocation.pipeline.in_flight if allocation and allocation.pipeline else None
+    return PipelineEngine(segment, settings.data_dir, hang_s=pool.limits.hang_s, in_flight=in_flight or 0)
 
 
 def _embedding_model(settings: Settings) -> str:
