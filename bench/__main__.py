@@ -17,6 +17,7 @@ from bench import (
     knowledge_search,
     overhead,
     passages,
+    plan_validation,
     recovery,
 )
 from bench.machine import load_average, this_machine
@@ -27,6 +28,7 @@ BENCHES: dict[str, tuple[str, Callable[[Report], None]]] = {
     "overhead": ("What the product adds to an engine that costs nothing", overhead.run),
     "chat": ("Chat beside the engine alone and beside llama.cpp's server", chat.run),
     "affinity": ("Second turn with and without session affinity", affinity.run),
+    "plan_validation": ("The planner's simulation beside the running product", plan_validation.run),
     "recovery": ("A killed worker and a stopped reply", recovery.run),
     "flood": ("Two hundred chats at once", flood.run),
     "embeddings": ("The embedding library beside sentence-transformers", embeddings.run),

@@ -16,6 +16,7 @@ MODULES = {
     "status": "cli.status",
     "doctor": "cli.doctor",
     "models": "cli.models",
+    "plan": "cli.plan",
     "knowledge": "cli.knowledge",
     "ingest": "cli.ingest",
     "keys": "cli.keys",

@@ -41,6 +41,8 @@ class GgufHead(msgspec.Struct, frozen=True):
     metadata: dict[str, Any]
     tensor_types: frozenset[str]
     """Names of the storage types in use, such as Q4_K."""
+    parameters: int = 0
+    """Elements of all tensors."""
 
     @property
     def architecture(self) -> str:
@@ -139,16 +141,16 @@ def _parse(path: Path, reader: _Reader, wanted: Callable[[str], bool] | None) ->
             metadata[key] = reader.value(kind)
         else:
             reader.skip(kind)
-    types, end = _tensors(reader, tensors)
+    types, parameters, end = _tensors(reader, tensors)
     align = int(metadata.get("general.alignment", 32))
     needed = -(-reader.at // align) * align + end
     if tensors and needed > len(reader.data):
         raise ModelError(f"{path} is cut short: {len(reader.data)} bytes of {needed}. Delete it and fetch it again.")
-    return GgufHead(metadata, types)
+    return GgufHead(metadata, types, parameters)
 
 
-def _tensors(reader: _Reader, count: int) -> tuple[frozenset[str], int]:
-    types, end = set(), 0
+def _tensors(reader: _Reader, count: int) -> tuple[frozenset[str], int, int]:
+    types, parameters, end = set(), 0, 0
     for _ in range(count):
         reader.skip(_STRING)
         (dimensions,) = reader.take("I")
@@ -158,6 +160,7 @@ def _tensors(reader: _Reader, count: int) -> tuple[frozenset[str], int]:
         elements = 1
         for size in shape:
             elements *= size
+        parameters += elements
         block, block_bytes = _BLOCKS.get(kind, (1, 0))
         end = max(end, offset + elements // block * block_bytes)
-    return frozenset(types), end
+    return frozenset(types), parameters, end
