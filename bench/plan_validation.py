@@ -182,5 +182,6 @@ def _measured(turns: list[Turn]) -> Measured:
 def _told(curve: Batching) -> str:
     return (
         f"a step of n conversations {curve.step_fixed_s * 1000:.2f} + {curve.step_stream_s * 1000:.2f} n ms, "
-        f"a prompt {curve.prompt_fixed_s * 1000:.1f} ms + {curve.prompt_token_s * 1000:.3f} ms a token; data in {DATA.name}"
+        f"a prompt {curve.prompt_fixed_s * 1000:.1f} ms + {curve.prompt_token_s * 1000:.3f} ms a token; "
+        f"data in {DATA.name}"
     )

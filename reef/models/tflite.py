@@ -20,6 +20,7 @@ ITEMS_MAX = 1 << 20
 """Longest vector believed: a broken length must not eat the memory."""
 
 _TYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 7: "int16", 9: "int8", 17: "int4"}
+_BYTES = {"float16": 2, "uint8": 1, "int64": 8, "int16": 2, "int8": 1, "int4": 0.5}
 _SMALL = ("uint8", "int8", "int4")
 # numbers of the fields in the schema's tables
 _MODEL_CODES, _MODEL_GRAPHS, _MODEL_BUFFERS = 1, 2, 4
@@ -40,9 +41,19 @@ class TfliteHead(msgspec.Struct, frozen=True):
     """Names of custom operators."""
 
     @property
+    def compiled(self) -> bool:
+        """Whether it is for Edge TPUs: then the compiler's operator holds most weights, and the types here do not."""
+        return EDGE_TPU_OPERATOR in self.operators
+
+    @property
+    def parameters(self) -> int:
+        """Numbers among the weights that can be seen."""
+        return sum(int(size / _BYTES.get(name, 4)) for name, size in self.weight_types.items())
+
+    @property
     def quantisation(self) -> str:
         """In a few words: what the weights are, and whether it is computed in integers too."""
-        if EDGE_TPU_OPERATOR in self.operators:
+        if self.compiled:
             return "int8, Edge TPU"
         if not self.weight_types:
             return "none"
@@ -118,6 +129,7 @@ def _parse(reader: _Reader) -> TfliteHead:
     sizes = [_buffer_bytes(reader, buffer) for buffer in reader.tables(model, _MODEL_BUFFERS)]
     weights: dict[str, int] = {}
     values: set[str] = set()
+    seen: set[int] = set()  # several signatures may share a buffer
     tensors = 0
     for graph in reader.tables(model, _MODEL_GRAPHS):
         for tensor in reader.tables(graph, _GRAPH_TENSORS):
@@ -126,11 +138,12 @@ def _parse(reader: _Reader) -> TfliteHead:
             kind = reader.read("b", at) if at else 0
             name = _TYPES.get(kind, f"type {kind}")
             at = reader.field(tensor, _TENSOR_BUFFER)
-            size = sizes[reader.read("I", at) if at else 0]
-            if size:
-                weights[name] = weights.get(name, 0) + size
-            else:
+            buffer = reader.read("I", at) if at else 0
+            if not sizes[buffer]:
                 values.add(name)
+            elif buffer not in seen:
+                seen.add(buffer)
+                weights[name] = weights.get(name, 0) + sizes[buffer]
     if not tensors:
         raise ValueError("it has no tensors")
     codes = frozenset(filter(None, (reader.text(code, _CODE_CUSTOM) for code in reader.tables(model, _MODEL_CODES))))

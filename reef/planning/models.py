@@ -12,7 +12,7 @@ import msgspec
 
 from reef.models import ModelError
 from reef.models.gguf import read_head
-from reef.planning.tflite_head import read_tflite_head
+from reef.models.tflite import read_tflite
 
 Role = Literal["decoder", "encoder", "graph"]
 """Writes tokens; makes one vector of a text; anything else that is computed once for each input."""
@@ -89,7 +89,7 @@ def find_model(text: str, folders: tuple[Path, ...] = ()) -> PlannedModel:
 def read_model(path: Path) -> PlannedModel:
     """What a file says about itself. Raises ModelError."""
     if path.suffix == ".tflite":
-        tflite = read_tflite_head(path)
+        tflite = read_tflite(path)
         return PlannedModel(
             name=path.stem,
             parameters=float(tflite.parameters),
