@@ -333,7 +333,8 @@ class ReefProcesses:
         """Yields the local devices' reports (as in /api/v1/system/status) until all serve or have failed.
 
         One broken device of several does not stop the others, and neither does a pool whose devices are on other
-        machines: then it ends though /readyz is not green. When no device here can serve, Problem says why.
+        machines or in quarantine: then it ends though /readyz is not green. When no device here can serve, Problem
+        says why.
         """
         try:
             self._running().wait_ready("web", timeout_s)
@@ -347,10 +348,12 @@ class ReefProcesses:
             devices = [device for device in self.client.devices() if device["node"] in wanted]
             yield devices
             ready = {device["node"] for device in devices if device["state"] in ("ready", "busy")}
-            failed = self.crashing(wanted) - ready
+            waits = {device["node"] for device in devices if device["state"] == "quarantined"}
+            failed = self.crashing(wanted) - ready - waits
             if wanted and failed == wanted:
                 raise Problem("\n".join(self._running().explain(node) for node in sorted(failed)))
-            if wanted <= ready | failed and (failed or elsewhere or self.client.is_ready()):
+            settled = ready | failed | waits
+            if wanted <= settled and (failed or waits or elsewhere or self.client.is_ready()):
                 return
             if time.monotonic() > deadline:
                 missing = ", ".join(sorted(wanted - ready)) or str(self.client.unready_checks())

@@ -179,6 +179,9 @@ def _show_loading(reef: ReefProcesses, show: Show, stop: _StopSignals) -> None:
             if device["state"] in ("ready", "busy"):
                 shown.add(node)
                 show.done(node, f"{node}: {device['model']} on {device['device']} ({device['engine']})")
+            elif device["state"] == "quarantined":
+                shown.add(node)
+                show.warn(f"{node} is out of use for now: {device['note']}")
             else:
                 show.progress(node, float(str(device["progress"])), str(device["note"]))
         for node in reef.crashing([str(device["node"]) for device in devices]) - shown:

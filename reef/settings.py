@@ -57,6 +57,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """So much of the disk stays free: an upload that would need it is refused."""
     edgetpu_library: str = "libedgetpu.so.1"
     """The delegate library for Edge TPUs: a name the loader finds, or a path."""
+    device_root: Path = Path("/")
+    """Where sys, proc and dev are looked for when devices are: another place in a container that mounts them there."""
     model_cache_bytes: int = 32_000_000_000
     """Model files on disk, together; what was not used for the longest time goes first. 0: no limit."""
     model_url_hosts: str = "huggingface.co,*.huggingface.co,*.hf.co"

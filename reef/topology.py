@@ -90,6 +90,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     nice: int
     affinity: bool
     limits: Limits
+    cpu_fallback: bool = False
+    """While a device is out of use after faults, its worker serves on the CPU."""
 
     def node(self, device: Device) -> str:
         """Name of the worker process of a device: unique in the reef, safe in keys and file names."""
@@ -136,6 +138,7 @@ class _PoolEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     context_tokens: Annotated[int, Meta(ge=256, le=1_048_576)] = 4096
     nice: Annotated[int, Meta(ge=0, le=19)] = 0
     affinity: bool = True
+    cpu_fallback: bool = False
     limits: dict[str, Any] = {}
 
 
@@ -224,6 +227,7 @@ def _pool(file: _File, name: str, entry: Any, model: str) -> Pool:
         nice=raw.nice,
         affinity=raw.affinity,
         limits=limits,
+        cpu_fallback=raw.cpu_fallback,
     )
 
 

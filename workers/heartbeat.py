@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import redis
@@ -15,6 +16,7 @@ import redis
 from reef import keys
 from reef.contracts.nodes import NodeReport, NodeState
 from reef.topology import Device, Pool
+from workers.devices.keeper import DeviceSays
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +26,11 @@ INTERVAL_S = 1.0
 class Heartbeat:
     """Owns the node's field in keys.NODES."""
 
-    def __init__(self, client: redis.Redis, pool: Pool, device: Device) -> None:
-        self._client = client
+    def __init__(
+        self, client: redis.Redis, pool: Pool, device: Device, device_says: Callable[[], DeviceSays] = DeviceSays
+    ) -> None:
+        """`device_says` is asked for each report: it must not wait."""
+        self._client, self._device_says = client, device_says
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._closing = False
@@ -73,7 +78,11 @@ class Heartbeat:
         """Write the report now. Raises redis.RedisError."""
         with self._lock:
             report = msgspec.structs.replace(
-                self._report, at=time.time(), running=self._running(), metrics=self._metrics()
+                self._report,
+                at=time.time(),
+                running=self._running(),
+                metrics=self._metrics(),
+                **_of_device(self._report, self._device_says()),
             )
         self._client.hset(keys.NODES, report.node, msgspec.json.encode(report))  # type: ignore[arg-type]
 
@@ -90,3 +99,11 @@ class Heartbeat:
                 log.warning("no heartbeat: the broker does not answer (%s)", error)
             self._changed.wait(INTERVAL_S)
             self._changed.clear()
+
+
+def _of_device(report: NodeReport, says: DeviceSays) -> dict[str, Any]:
+    """The fields of a report that the device decides."""
+    fields = {name: getattr(says, name) for name in ("health", "last_fault", "last_fault_at", "fallback")}
+    if says.waiting and report.state == "loading":
+        return fields | {"state": "quarantined", "note": says.waiting}
+    return fields | ({"note": says.note} if says.note and not report.note else {})

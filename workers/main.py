@@ -17,6 +17,7 @@ from reef.ports import Engine, EngineError
 from reef.priority import give_way
 from reef.settings import Settings, load_settings
 from reef.topology import Device, Pool, load_topology
+from workers.devices.keeper import DeviceKeeper
 from workers.loading import Loading
 from workers.logs import configure_logging
 
@@ -46,25 +47,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = pool.device(arguments.device)
     settings = settings.changed(node=pool.node(device))
     pin(pool, device)
+    keeper = DeviceKeeper(settings, device, cpu_fallback=pool.cpu_fallback)
 
     def choose() -> Engine:
+        opened = keeper.open()
         from workers.engines.select import choose_engine
 
-        return choose_engine(settings, pool, device)
+        return choose_engine(settings, pool, opened)
 
-    return _work(settings, pool, device, Loading(choose))
+    return _work(settings, pool, Loading(choose), keeper)
 
 
-def _work(settings: Settings, pool: Pool, device: Device, loading: Loading) -> int:
+def _work(settings: Settings, pool: Pool, loading: Loading, keeper: DeviceKeeper) -> int:
     from workers.worker import Worker
 
-    worker = Worker(settings, pool, device, loading)
+    worker = Worker(settings, pool, keeper, loading)
     try:
         worker.run()
     except EngineError as error:
         log.error("%s cannot serve: %s", settings.node, error)  # noqa: TRY400 - the sentence is enough
+        keeper.failed(error)
         worker.fail(str(error))
         return 1
+    finally:
+        keeper.close()
     return 0
 
 

@@ -22,10 +22,11 @@ from reef.metrics import WorkerMetrics
 from reef.ports import DeviceContext, KnowledgeContext
 from reef.records.database import Database
 from reef.settings import Settings
-from reef.topology import Device, Pool, load_topology
+from reef.topology import Pool, load_topology
 from tasks import registry
 from tasks.celery_app import make_celery
 from tasks.dispatch import Dispatcher
+from workers.devices.keeper import DeviceKeeper
 from workers.heartbeat import Heartbeat
 from workers.leases import LeaseKeeper, StopListener
 from workers.loading import Loading
@@ -44,15 +45,16 @@ DATABASE_BUSY_S = 10.0
 class Worker:
     """The parts of a worker process and the order in which they start and stop."""
 
-    def __init__(self, settings: Settings, pool: Pool, device: Device, loading: Loading) -> None:
-        self.settings, self.pool, self.device, self.loading = settings, pool, device, loading
+    def __init__(self, settings: Settings, pool: Pool, keeper: DeviceKeeper, loading: Loading) -> None:
+        self.settings, self.pool, self.keeper, self.loading = settings, pool, keeper, loading
+        self.device = keeper.device
         self.client = redis.Redis.from_url(
             settings.redis_url,
             socket_timeout=BROKER_TIMEOUT_S,
             socket_connect_timeout=BROKER_TIMEOUT_S,
             health_check_interval=3,
         )
-        self.heartbeat = Heartbeat(self.client, pool, device)
+        self.heartbeat = Heartbeat(self.client, pool, self.device, keeper.says)
         self.database = Database(settings.sqlalchemy_url, busy_timeout_s=DATABASE_BUSY_S)
         self.knowledge: KnowledgeContext | None = None
 
@@ -62,6 +64,7 @@ class Worker:
         worker = self._celery_worker()
         ledger = Ledger(self.database)
         engine = self.loading.wait()
+        self.keeper.serving()
         leases = LeaseKeeper(ledger, self.settings.node, self.pool.limits.lease_s, engine.steps)
         stops = StopListener(self.client, leases.stop)
         publisher = Publisher(self.client)

@@ -7,7 +7,8 @@ from typing import Literal
 
 import msgspec
 
-NodeState = Literal["loading", "ready", "draining", "failed"]
+NodeState = Literal["loading", "ready", "draining", "failed", "quarantined"]
+"""`quarantined`: its device failed repeatedly; the worker waits with the next try, `note` says until when."""
 
 
 class DeviceHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -25,6 +26,8 @@ class DeviceHealth(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     memory_total_bytes: int | None = None
     link: str = ""
     """How it is attached, such as "USB 3, 5000 Mbit/s" or "PCIe 0000:01:00.0"."""
+    note: str = ""
+    """Its own or its driver's word: "ALIVE", a server's models."""
 
 
 class NodeReport(msgspec.Struct, frozen=True, kw_only=True):

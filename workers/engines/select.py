@@ -15,7 +15,8 @@ from reef.placement.model import Place
 from reef.ports import ChatEngine, ChatMessage, ChatRequest, ChatResult, Engine, EngineError, Progress
 from reef.settings import Settings
 from reef.topology import Device, EngineKind, Pool, load_topology
-from workers.devices import cpu
+from workers.devices import cpu, cuda
+from workers.devices.last_words import trace_file
 from workers.engines import llama
 from workers.engines.gguf_tokenizer import can_build
 from workers.engines.hands import Hands
@@ -50,6 +51,8 @@ def choose_engine(settings: Settings, pool: Pool, device: Device) -> Engine:
     }.get(pool.name)
     if choose is None:
         raise EngineError(f"No engine of this version serves pool {pool.name}: give it `devices: []` in queues.yaml.")
+    if device.kind == "cuda" and pool.name != "chat":
+        raise EngineError(f"No engine of pool {pool.name} uses a GPU: only the llama engine of pool chat does.")
     kind = _kind(pool, device)
     if kind not in KINDS[pool.name]:
         known = ", ".join(KINDS[pool.name])
@@ -180,7 +183,8 @@ def _chat_engine(settings: Settings, pool: Pool, device: Device) -> ChatEngine:
 def environment(pool: Pool, device: Device) -> dict[str, str]:
     """Variables a worker's process must be started with, whichever engine it will choose."""
     chats = pool.name == "chat" and _kind(pool, device) in ("auto", "llama")
-    return llama.environment() if chats else {}
+    own = cuda.environment(device.index) if device.kind == "cuda" else {}
+    return own | (llama.environment() if chats else {})
 
 
 def why_not_openvino(model: ModelFile) -> str:
@@ -201,9 +205,11 @@ def why_not_openvino(model: ModelFile) -> str:
 
 
 def _kind(pool: Pool, device: Device) -> EngineKind:
-    """A device that is remote or simulated says so itself; `auto` never ends up there."""
+    """A device that is remote or simulated says so itself; `auto` never ends up there. A GPU has one engine."""
     if device.kind in ("remote", "simulated"):
         return device.kind
+    if device.kind == "cuda" and pool.name == "chat" and pool.engine == "auto":
+        return "llama"
     return pool.engine
 
 
@@ -220,14 +226,14 @@ def _automatic(settings: Settings, pool: Pool, device: Device, model: ModelFile)
 
 
 def _local(kind: EngineKind, settings: Settings, pool: Pool, device: Device, model: ModelFile) -> ChatEngine:
-    trace_file = _trace_file(settings, pool, device)
+    stacks = _trace_file(settings, pool, device)
     if kind == "llama":
         return llama.LlamaEngine(
             model,
             streams=pool.streams,
             context_tokens=pool.context_tokens,
             hang_s=pool.limits.hang_s,
-            trace_file=trace_file,
+            trace_file=stacks,
         )
     if model.adapters:
         raise EngineError(f"{model.name} has adapters, which OpenVINO does not apply: set `engine: llama` or auto.")
@@ -238,7 +244,7 @@ def _local(kind: EngineKind, settings: Settings, pool: Pool, device: Device, mod
         streams=pool.streams,
         context_tokens=pool.context_tokens,
         hang_s=pool.limits.hang_s,
-        trace_file=trace_file,
+        trace_file=stacks,
         on_dead=_leave,
     )
 
@@ -254,7 +260,8 @@ def _leave(reason: str) -> None:
 
 
 def _trace_file(settings: Settings, pool: Pool, device: Device) -> Path:
-    return settings.data_dir / "logs" / f"{pool.node(device)}.hang"
+    # a device may be opened under another name than its worker has: workers/devices/keeper.py
+    return trace_file(settings.data_dir, settings.node or pool.node(device))
 
 
 class WithFallback:

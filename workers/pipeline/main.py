@@ -18,7 +18,8 @@ import redis
 from reef.placement.model import Place
 from reef.ports import Engine, EngineError
 from reef.settings import Settings, load_settings
-from reef.topology import Device, Pool, load_topology
+from reef.topology import Pool, load_topology
+from workers.devices.keeper import DeviceKeeper
 from workers.engines.select import choose_stage
 from workers.heartbeat import Heartbeat
 from workers.loading import Loading
@@ -53,39 +54,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         peers=tuple(arguments.peers.split(",")),
     )
     pin(pool, device)
-    loading = Loading(lambda: choose_stage(settings, pool, device, place))
-    return _lead(settings, pool, device, loading) if place.stage == 0 else _follow(settings, pool, device, loading)
+    # a segment that is compiled for the device cannot fall back to the CPU
+    keeper = DeviceKeeper(settings, device, cpu_fallback=False)
+    loading = Loading(lambda: choose_stage(settings, pool, keeper.open(), place))
+    try:
+        return _lead(settings, pool, keeper, loading) if place.stage == 0 else _follow(settings, pool, keeper, loading)
+    finally:
+        keeper.close()
 
 
-def _lead(settings: Settings, pool: Pool, device: Device, loading: Loading) -> int:
+def _lead(settings: Settings, pool: Pool, keeper: DeviceKeeper, loading: Loading) -> int:
     from workers.worker import Worker
 
-    worker = Worker(settings, pool, device, loading)
+    worker = Worker(settings, pool, keeper, loading)
     try:
         worker.run()
     except EngineError as error:
         log.error("%s cannot serve: %s", settings.node, error)  # noqa: TRY400 - the sentence is enough
+        keeper.failed(error)
         worker.fail(str(error))
         return 1
     return 0
 
 
-def _follow(settings: Settings, pool: Pool, device: Device, loading: Loading) -> int:
+def _follow(settings: Settings, pool: Pool, keeper: DeviceKeeper, loading: Loading) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with redis.Redis.from_url(
         settings.redis_url, socket_timeout=BROKER_TIMEOUT_S, socket_connect_timeout=BROKER_TIMEOUT_S
     ) as client:
-        heartbeat = Heartbeat(client, pool, device)
+        heartbeat = Heartbeat(client, pool, keeper.device, keeper.says)
         loading.tell(heartbeat.progress)
         try:
             engine: Engine = loading.wait()
         except EngineError as error:
             log.error("%s cannot serve: %s", settings.node, error)  # noqa: TRY400 - the sentence is enough
+            keeper.failed(error)
             heartbeat.state("failed", str(error))
             heartbeat.write()
             return 1
+        keeper.serving()
         heartbeat.ready(engine.name, engine.model, lambda: 0, lambda: "")
         log.info("%s is a later stage of %s", settings.node, engine.model)
         stop.wait()

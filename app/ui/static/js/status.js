@@ -6,8 +6,8 @@ import { themeToggle } from "./views/theme.js";
 
 const EVERY_MS = 2_000;
 const STREAM_DOTS_MAX = 16;
-const STATES = { loading: "Loading", ready: "Ready", busy: "Busy", draining: "Draining", failed: "Failed", missing: "Not running" };
-const DOWN = new Set(["failed", "missing"]);
+const STATES = { loading: "Loading", ready: "Ready", busy: "Busy", draining: "Draining", failed: "Failed", quarantined: "Out of use for now", missing: "Not running" };
+const DOWN = new Set(["failed", "missing", "quarantined"]);
 
 let answeredAt = 0;
 let version = "";
