@@ -64,8 +64,16 @@ def is_loopback(host: str) -> bool:
 
 def local_devices(topology: Topology) -> list[tuple[Pool, Device]]:
     """The devices of queues.yaml that belong to this machine."""
-    here = ("", socket.gethostname().partition(".")[0].lower())
-    return [(pool, device) for pool in topology.pools.values() for device in pool.devices if device.host in here]
+    return [(pool, device) for pool in topology.pools.values() for device in pool.devices if _is_here(device)]
+
+
+def local_allocated(topology: Topology) -> list[Device]:
+    """The devices of this machine that a strategy gives out."""
+    return [device for device in topology.allocated if _is_here(device)]
+
+
+def _is_here(device: Device) -> bool:
+    return device.host in ("", socket.gethostname().partition(".")[0].lower())
 
 
 def needs_vectors(topology: Topology) -> bool:
@@ -259,6 +267,8 @@ class ReefProcesses:
         supervisor.start(self._spec("web", _python("app.serve"), self.client.lives, grace_s=WEB_GRACE_S))
         for pool, device in local_devices(topology):
             supervisor.start(self.worker_spec(pool, device))
+        for device in local_allocated(topology):
+            supervisor.start(self.given_worker_spec(topology, device))
         supervisor.start(self._spec("sweeper", _python("workers.sweeper"), phase=1))
         if self.flower is not None:
             supervisor.start(self._flower_spec(self.flower))
@@ -266,18 +276,26 @@ class ReefProcesses:
         importlib.import_module("workers.recovery")
 
     def worker_spec(self, pool: Pool, device: Device) -> ProcessSpec:
-        """How the worker of one device is run."""
+        """How the worker of one device of a pool is run."""
+        return self._worker_spec(pool.node(device), device, ("--pool", pool.name), [pool])
+
+    def given_worker_spec(self, topology: Topology, device: Device) -> ProcessSpec:
+        """How the worker of a device is run that a strategy gives out: it may come to serve any pool."""
+        return self._worker_spec(device.node, device, (), topology.pools.values())
+
+    def _worker_spec(self, node: str, device: Device, pool: Sequence[str], pools: Collection[Pool]) -> ProcessSpec:
         from workers.engines.select import environment
 
-        node = pool.node(device)
-        argv = _python("workers.main", "--pool", pool.name, "--device", device.address)
+        variables = self._environment(node=node)
+        for one in pools:
+            variables |= environment(one, device)
         return ProcessSpec(
             name=node,
-            argv=argv,
-            environment=self._environment(node=node) | environment(pool, device),
+            argv=_python("workers.main", *pool, "--device", device.address),
+            environment=variables,
             directory=CODE,
             on_exit=lambda report: self._hand_back(node, report),
-            stop_grace_s=pool.limits.drain_s + WORKER_GRACE_EXTRA_S,
+            stop_grace_s=max(one.limits.drain_s for one in pools) + WORKER_GRACE_EXTRA_S,
         )
 
     def _flower_spec(self, login: FlowerLogin) -> ProcessSpec:

@@ -17,6 +17,7 @@
 | reef:affinity:<session>   | string  | worker (after a turn)   | dispatcher    | AFFINITY_TTL_S                   |
 | unacked:<node> (and _index, _mutex) | hash, zset, string | kombu | recovery | until the worker acknowledges  |
 | <queue>, <queue>.<node>, <queue>/<route> | list | kombu        | kombu         | until consumed                   |
+| idle.<node>               | list    | nobody                  | kombu         | what a worker waits at           |
 """
 
 from __future__ import annotations
@@ -100,3 +101,18 @@ def node_queue(queue: str, node: str) -> str:
 def route_queue(queue: str, route: str) -> str:
     """Queue of the jobs of a pool that only some of its devices should serve."""
     return f"{queue}/{route}"
+
+
+def idle_queue(node: str) -> str:
+    """Queue of a worker that serves no pool now: it must wait at one, and nobody sends anything there."""
+    return f"idle.{node}"
+
+
+def queue_rank(name: str) -> int:
+    """In which order a worker takes from its queues: what only it can do well, then what only few can, then the rest.
+
+    A pool's queue has neither a point nor a slash in its name (reef/topology.py).
+    """
+    if "/" in name:
+        return 1
+    return 0 if "." in name else 2

@@ -6,6 +6,7 @@ and sends it as text in its heartbeat; the front door merges all of them into on
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
@@ -113,6 +114,12 @@ class WorkerMetrics:
         self._search = histogram("coralreef_search_seconds", self.registry)
         self._inferences = counter("coralreef_inferences_total", self.registry)
         self._inference = histogram("coralreef_inference_seconds", self.registry)
+
+    def of_pool(self, pool: str) -> WorkerMetrics:
+        """The same counters for what it does in another pool."""
+        other = copy.copy(self)
+        other._labels = self._labels | {"pool": pool}
+        return other
 
     def observe(self, measures: ReplyMeasures) -> None:
         """Count a reply that ended."""

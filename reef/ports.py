@@ -1,6 +1,6 @@
 """The shapes through which tasks reach a device's engine. Protocols and plain values only: no engine, no driver.
 
-Engines live in `workers/engines/`; a worker process puts exactly one of them into `reef.runtime` at its start.
+Engines live in `workers/engines/`; a worker process puts what its device offers into `reef.runtime`, pool by pool.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class ChatResult(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class Engine(Protocol):
-    """What a device runs. One per worker process."""
+    """What a device runs. A worker process has one that serves, and others only beside it (workers/rack.py)."""
 
     name: str
     """Engine kind: openvino, llama, tflite, parser, remote, simulated."""
@@ -133,6 +133,9 @@ class ChatEngine(Engine, Protocol):
 
     def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         """Length in tokens of these messages under the model's chat template."""
+
+    def tokens(self) -> int:
+        """Tokens generated so far, of all replies together: what the device's rate is told from."""
 
 
 @runtime_checkable
@@ -258,11 +261,61 @@ class Leases(Protocol):
         """Watch over a claim while its work runs."""
 
 
-class DeviceContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What a task finds in its worker process: one device, its engine and the ways out.
+class Visit(Protocol):
+    """A job that is about to run on a device, or does. No engine it may get is closed meanwhile."""
 
-    Which tasks a worker knows follows from its pool, and so does what its engine can do: `chat`, `embedding` and
-    `parsing` are the same engine, seen as what the tasks of those pools need.
+    def engine(self, job: JobRecord) -> Engine:
+        """The engine that answers this job: the one its route names, else the newest. It stays this one."""
+
+
+class Station(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker process has for the jobs of one pool. Its engine comes with each job (`enter`)."""
+
+    node: str
+    device: str
+    pool: Pool
+    database: Database
+    ledger: Ledger
+    leases: Leases
+    open_writer: Callable[[Claim], RunWriter]
+    note_affinity: Callable[[str], None]
+    """Remember that this node holds a session's prompt cache."""
+    observe: Callable[[ReplyMeasures], None]
+    observe_inference: Callable[[int, float], None]
+    """Called with how many inputs a job had, and the seconds they took on the device."""
+    enter: Callable[[], AbstractContextManager[Visit | None]]
+    """A job comes. None where this worker serves the pool no longer."""
+    pass_on: Callable[[str], None]
+    """Send the hint of a job that was taken for a pool this worker serves no longer."""
+    knowledge: KnowledgeContext | None = None
+    """What tasks of knowledge need besides; only where the pool has a part in it."""
+    models: Keeping | None = None
+    """What fetches models; only where the pool is maintenance."""
+
+    def with_engine(self, engine: Engine) -> DeviceContext:
+        """What one job finds: all of this, and its engine."""
+        return DeviceContext(
+            node=self.node,
+            device=self.device,
+            pool=self.pool,
+            engine=engine,
+            database=self.database,
+            ledger=self.ledger,
+            leases=self.leases,
+            open_writer=self.open_writer,
+            note_affinity=self.note_affinity,
+            observe=self.observe,
+            observe_inference=self.observe_inference,
+            knowledge=self.knowledge,
+            models=self.models,
+        )
+
+
+class DeviceContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job finds in its worker process: the device, its engine and the ways out.
+
+    What its engine can do follows from the pool: `chat`, `embedding` and `parsing` are the same engine, seen as what
+    the tasks of those pools need.
     """
 
     node: str
@@ -279,9 +332,9 @@ class DeviceContext(msgspec.Struct, frozen=True, kw_only=True):
     observe_inference: Callable[[int, float], None] = lambda _inputs, _seconds: None
     """Called with how many inputs a job had, and the seconds they took on the device."""
     knowledge: KnowledgeContext | None = None
-    """What tasks of knowledge need besides; only in the workers of their pools."""
+    """What tasks of knowledge need besides; only where the pool has a part in it."""
     models: Keeping | None = None
-    """What fetches models; only in the workers of pool maintenance."""
+    """What fetches models; only where the pool is maintenance."""
 
     @property
     def chat(self) -> ChatEngine:

@@ -1,40 +1,45 @@
-"""One slot per worker process: the device it owns. Filled once by `workers`, read by `tasks`."""
+"""What the device of this process offers, pool by pool. Filled by `workers`, read by `tasks`.
+
+One process, one device; but the device may come to serve another pool while jobs of the one before still run.
+"""
 
 from __future__ import annotations
 
 import threading
-from typing import Generic, TypeVar
 
-from reef.ports import DeviceContext
-
-T = TypeVar("T")
+from reef.ports import Station
 
 
 class AlreadyFilled(RuntimeError):
     """A second device was put into a process that owns one: one process, one device."""
 
 
-class Slot(Generic[T]):
-    """Holds one value for the life of the process."""
+class Stations:
+    """The stations of one device for the life of the process; one that was opened stays."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._value: T | None = None
+    def __init__(self) -> None:
+        self._stations: dict[str, Station] = {}
         self._lock = threading.Lock()
 
-    def fill(self, value: T) -> None:
-        """Put the value in. Raises AlreadyFilled on the second call."""
+    def fill(self, station: Station) -> None:
+        """Put the station of a pool in. Raises AlreadyFilled for a pool that has one, or for another device."""
         with self._lock:
-            if self._value is not None:
-                raise AlreadyFilled(f"this process already has a {self._name}: one process, one device")
-            self._value = value
+            others = {known.node for known in self._stations.values()} - {station.node}
+            if others or station.pool.name in self._stations:
+                raise AlreadyFilled(f"this process already serves {', '.join(self._stations)}: one process, one device")
+            self._stations[station.pool.name] = station
 
-    def get(self) -> T:
-        """The value. Raises RuntimeError where the process never filled the slot."""
-        if self._value is None:
-            raise RuntimeError(f"this process has no {self._name}: only workers run tasks")
-        return self._value
+    def has(self, pool: str) -> bool:
+        """Whether this pool has a station."""
+        return pool in self._stations
+
+    def get(self, pool: str) -> Station:
+        """The station of a pool. Raises RuntimeError where there is none."""
+        try:
+            return self._stations[pool]
+        except KeyError:
+            raise RuntimeError(f"this process has nothing for pool {pool}: only its workers run its tasks") from None
 
 
-device: Slot[DeviceContext] = Slot("device")
+device = Stations()
 """The device of this process."""

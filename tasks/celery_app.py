@@ -23,7 +23,8 @@ def transport_options(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
         # never used for recovery: a short one runs every long job twice
         "visibility_timeout": 30 * 86_400,
-        "queue_order_strategy": "priority",
+        # its own queue first: turns whose prompt cache this device holds
+        "queue_order_strategy": "tasks.queue_order:OwnFirst",
         # BRPOP timeout: how fast a worker notices that its queues were changed
         "polling_interval": 0.2,
         # with the socket timeout, finds a half-open link in about ten seconds instead of never

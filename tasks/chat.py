@@ -19,9 +19,9 @@ def register(app: Celery) -> None:
     @app.task(name=ChatJob.TASK)
     def generate(hint: dict[str, Any]) -> None:
         job_id = msgspec.convert(hint, JobHint).job_id
-        execute(runtime.device.get(), job_id, ChatJob, write_reply)
+        execute(runtime.device.get(ChatJob.POOL), job_id, ChatJob, write_reply)
 
     @app.task(name=CompletionJob.TASK)
     def complete_messages(hint: dict[str, Any]) -> None:
         job_id = msgspec.convert(hint, JobHint).job_id
-        execute(runtime.device.get(), job_id, CompletionJob, complete)
+        execute(runtime.device.get(CompletionJob.POOL), job_id, CompletionJob, complete)

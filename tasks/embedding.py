@@ -20,16 +20,18 @@ def register(app: Celery) -> None:
 
     @app.task(name=EmbedJob.TASK)
     def embed(hint: dict[str, Any]) -> None:
-        execute(runtime.device.get(), msgspec.convert(hint, JobHint).job_id, EmbedJob, embed_documents)
+        execute(runtime.device.get(EmbedJob.POOL), msgspec.convert(hint, JobHint).job_id, EmbedJob, embed_documents)
 
     @app.task(name=GroundJob.TASK)
     def before_reply(hint: dict[str, Any]) -> None:
-        execute(runtime.device.get(), msgspec.convert(hint, JobHint).job_id, GroundJob, ground)
+        execute(runtime.device.get(GroundJob.POOL), msgspec.convert(hint, JobHint).job_id, GroundJob, ground)
 
     @app.task(name=QueryJob.TASK)
     def query(hint: dict[str, Any]) -> None:
-        execute(runtime.device.get(), msgspec.convert(hint, JobHint).job_id, QueryJob, answer_query)
+        execute(runtime.device.get(QueryJob.POOL), msgspec.convert(hint, JobHint).job_id, QueryJob, answer_query)
 
     @app.task(name=EmbedTextsJob.TASK)
     def texts(hint: dict[str, Any]) -> None:
-        execute(runtime.device.get(), msgspec.convert(hint, JobHint).job_id, EmbedTextsJob, embed_texts)
+        execute(
+            runtime.device.get(EmbedTextsJob.POOL), msgspec.convert(hint, JobHint).job_id, EmbedTextsJob, embed_texts
+        )

@@ -18,8 +18,8 @@ def register(app: Celery) -> None:
 
     @app.task(name=ParseJob.TASK)
     def parse(hint: dict[str, Any]) -> None:
-        execute(runtime.device.get(), msgspec.convert(hint, JobHint).job_id, ParseJob, parse_documents)
+        execute(runtime.device.get(ParseJob.POOL), msgspec.convert(hint, JobHint).job_id, ParseJob, parse_documents)
 
     @app.task(name=IndexJob.TASK)
     def write_index(hint: dict[str, Any]) -> None:
-        execute(runtime.device.get(), msgspec.convert(hint, JobHint).job_id, IndexJob, index_documents)
+        execute(runtime.device.get(IndexJob.POOL), msgspec.convert(hint, JobHint).job_id, IndexJob, index_documents)

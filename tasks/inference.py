@@ -18,4 +18,5 @@ def register(app: Celery) -> None:
 
     @app.task(name=InferenceJob.TASK)
     def infer(hint: dict[str, Any]) -> None:
-        execute(runtime.device.get(), msgspec.convert(hint, JobHint).job_id, InferenceJob, run_inference)
+        job_id = msgspec.convert(hint, JobHint).job_id
+        execute(runtime.device.get(InferenceJob.POOL), job_id, InferenceJob, run_inference)

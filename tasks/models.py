@@ -18,4 +18,6 @@ def register(app: Celery) -> None:
 
     @app.task(name=FetchModelJob.TASK)
     def fetch(hint: dict[str, Any]) -> None:
-        execute(runtime.device.get(), msgspec.convert(hint, JobHint).job_id, FetchModelJob, fetch_model)
+        execute(
+            runtime.device.get(FetchModelJob.POOL), msgspec.convert(hint, JobHint).job_id, FetchModelJob, fetch_model
+        )

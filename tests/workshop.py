@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
@@ -27,7 +27,7 @@ from reef.knowledge.uploads import Limits, Uploads
 from reef.ledger import Claim, JobRecord, Ledger, NewJob
 from reef.ledger.execute import execute
 from reef.ledger.sweep import sweep
-from reef.ports import DeviceContext, Engine, KnowledgeContext, StopReason
+from reef.ports import DeviceContext, Engine, KnowledgeContext, Station, StopReason
 from reef.records.database import Database
 from reef.records.tables import jobs
 from reef.topology import load_topology
@@ -93,6 +93,17 @@ class Unheard:
         """Nothing to do."""
 
 
+class _Guest:
+    """reef.ports.Visit to the one engine of a pool."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def engine(self, _job: JobRecord) -> Engine:
+        """It is the same for all."""
+        return self._engine
+
+
 class Workshop:
     """Files on their way, job by job."""
 
@@ -119,12 +130,17 @@ class Workshop:
         self.writer = Unheard()
 
     def context(self, pool: str, node: str = "") -> DeviceContext:
-        """What a worker of this pool finds in its process."""
-        return DeviceContext(
+        """What a job of this pool finds in its worker."""
+        return self.station(pool, node).with_engine(self.engines[pool])
+
+    def station(self, pool: str, node: str = "") -> Station:
+        """What a worker of this pool has in its process."""
+        return Station(
             node=node or f"{pool}-simulated",
             device="simulated",
             pool=self.topology.pool(pool),
-            engine=self.engines[pool],
+            enter=lambda: nullcontext(_Guest(self.engines[pool])),
+            pass_on=self.sent.append,
             database=self.database,
             ledger=self.ledger,
             leases=self.holds,
@@ -172,7 +188,7 @@ class Workshop:
     def run(self, record: JobRecord, node: str = "") -> JobRecord:
         """Do one job."""
         kind = KINDS[record.task]
-        execute(self.context(kind.POOL, node), record.id, kind, BODIES[kind])  # type: ignore[arg-type]
+        execute(self.station(kind.POOL, node), record.id, kind, BODIES[kind])  # type: ignore[arg-type]
         return self.ledger.get(record.id)
 
     def run_all(self, kind: type[Job] | None = None) -> int:

@@ -1,7 +1,8 @@
 """Keeping the claims of one worker alive, and ending their work when it must end.
 
 A lease is renewed only while the device makes progress (its step counter moves): a worker that hangs loses its jobs
-even though this thread is well. Stops arrive on a Redis channel; the ledger is asked too, since a channel may miss one.
+even though this thread is well. Stops arrive on a Redis channel (workers/listener.py); the ledger is asked too, since a
+channel may miss one.
 """
 
 from __future__ import annotations
@@ -9,13 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-import redis
 import sqlalchemy.exc
 
-from reef import keys
 from reef.ledger import Claim, Ledger
 from reef.ports import StopReason
 
@@ -41,9 +40,10 @@ class Held:
 class LeaseKeeper:
     """Watches over all claims of this worker."""
 
-    def __init__(self, ledger: Ledger, owner: str, lease_s: float, steps: Callable[[], int]) -> None:
-        """`steps` counts the calls the device has finished."""
-        self._ledger, self._owner, self._lease_s, self._steps = ledger, owner, lease_s, steps
+    def __init__(self, ledger: Ledger, owner: str, leases_s: Mapping[str, float], steps: Callable[[], int]) -> None:
+        """`leases_s` are those of the pools it may work for; `steps` counts the calls the device has finished."""
+        self._ledger, self._owner, self._leases_s, self._steps = ledger, owner, leases_s, steps
+        self._shortest_s = min(leases_s.values())
         self._held: dict[str, Held] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -94,14 +94,14 @@ class LeaseKeeper:
     def close(self) -> None:
         """Stop renewing."""
         self._closing.set()
-        self._thread.join(self._lease_s)
+        self._thread.join(self._shortest_s)
 
     def _all(self) -> list[Held]:
         with self._lock:
             return list(self._held.values())
 
     def _loop(self) -> None:
-        while not self._closing.wait(self._lease_s / 5):
+        while not self._closing.wait(self._shortest_s / 5):
             held = self._all()
             if not held:
                 continue
@@ -119,7 +119,7 @@ class LeaseKeeper:
         steps = self._steps() + self._work_steps
         if steps != self._seen_steps:
             self._seen_steps = steps
-            lost = self._ledger.renew([one.claim for one in held], self._lease_s)
+            lost = self._renew(held)
         else:
             lost = set()
         for one in held:
@@ -128,31 +128,10 @@ class LeaseKeeper:
             elif one.claim.job.id in stops:
                 one.end("stop")
 
-
-class StopListener:
-    """Hears on Redis which runs somebody stopped."""
-
-    RECONNECT_S = 0.5
-
-    def __init__(self, client: redis.Redis, stop: Callable[[str], None]) -> None:
-        self._client, self._stop = client, stop
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="stops", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._closing.set()
-
-    def _loop(self) -> None:
-        while not self._closing.is_set():
-            try:
-                with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:  # type: ignore[no-untyped-call]
-                    pubsub.subscribe(keys.STOP_CHANNEL)
-                    while not self._closing.is_set():
-                        message = pubsub.get_message(timeout=1.0)
-                        if message is not None:
-                            self._stop(message["data"].decode())
-            except (redis.RedisError, OSError, ValueError) as error:
-                log.warning("not listening for stops (%s); the ledger is asked instead", error)
-                self._closing.wait(self.RECONNECT_S)
+    def _renew(self, held: list[Held]) -> set[str]:
+        """Each for as long as its pool says; the ids of those that were lost."""
+        lost: set[str] = set()
+        for pool in {one.claim.job.pool for one in held}:
+            claims = [one.claim for one in held if one.claim.job.pool == pool]
+            lost |= self._ledger.renew(claims, self._leases_s.get(pool, self._shortest_s))
+        return lost

@@ -1,24 +1,40 @@
-"""Loading the engine in a thread of its own, so that a worker imports and makes the rest of itself meanwhile."""
+"""Loading an engine in a thread: while a worker makes the rest of itself, or beside an engine that serves."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
 from reef.ports import Engine, Progress
+from workers.memory import own_bytes
+
+log = logging.getLogger(__name__)
 
 
 class Loading:
     """An engine on its way. Begins at once."""
 
-    def __init__(self, choose: Callable[[], Engine]) -> None:
-        """`choose` makes the engine; its imports happen in this thread, too."""
-        self._choose = choose
+    def __init__(
+        self,
+        choose: Callable[[], Engine],
+        *,
+        loaded: Callable[[], None] = lambda: None,
+        done: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`choose` makes the engine; its imports happen in this thread, too. `loaded` is called there when it has the
+        device and may raise EngineError, `done` at the end in any case.
+        """
+        self._choose, self._loaded, self._done = choose, loaded, done
         self._engine: Engine | None = None
         self._error: BaseException | None = None
         self._lock = threading.Lock()
         self._latest: tuple[float, str] | None = None
         self._listener: Progress | None = None
+        self.ended = False
+        """Whether `wait` gives or raises something at once."""
+        self.memory_bytes = 0
+        """What loading it took; 0 before it is loaded."""
         self._thread = threading.Thread(target=self._run, name="loading", daemon=True)
         self._thread.start()
 
@@ -45,9 +61,16 @@ class Loading:
                 self._listener(share, note)
 
     def _run(self) -> None:
+        before, engine = own_bytes(), None
         try:
             engine = self._choose()
             engine.load(self._progress)
+            self._loaded()
+            self.memory_bytes = max(0, own_bytes() - before)
             self._engine = engine
         except BaseException as error:  # noqa: BLE001 - it is raised again where the engine is waited for
             self._error = error
+            if engine is not None:
+                engine.close()
+        self.ended = True
+        self._done()

@@ -1,4 +1,7 @@
-"""Entry of a worker process: one device, its engine, its queue. `python -m workers.main --pool chat --device cpu`.
+"""Entry of a worker process: one device, its engine, its queues.
+
+    python -m workers.main --pool chat --device cpu     a device that queues.yaml gives to a pool
+    python -m workers.main --device pci:3               one that a strategy gives out (`allocation:` of queues.yaml)
 
 A worker that died must be back soon, so this module imports little: the engine begins to load at once, in a thread,
 and everything else (workers/worker.py) is imported while the device is busy with that.
@@ -8,34 +11,33 @@ from __future__ import annotations
 
 import argparse
 import gc
-import logging
 import os
 import sys
 from collections.abc import Sequence
 
-from reef.ports import Engine, EngineError
 from reef.priority import give_way
-from reef.settings import Settings, load_settings
+from reef.settings import load_settings
 from reef.topology import Device, Pool, load_topology
-from workers.devices.keeper import DeviceKeeper
-from workers.loading import Loading
+from workers.boot import Boot
 from workers.logs import configure_logging
+from workers.seat import take_seat
 
-log = logging.getLogger(__name__)
 
+def pin(pool: Pool | None, device: Device) -> None:
+    """Give this process the device's CPU cores and the pool's priority.
 
-def pin(pool: Pool, device: Device) -> None:
-    """Give this process the device's CPU cores and the pool's priority."""
+    A device that is given out keeps its priority: a process cannot take back what it once gave way.
+    """
     if device.cores:
         os.sched_setaffinity(0, device.cores)
-    if pool.nice:
+    if pool is not None and pool.nice:
         give_way(pool.nice)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a worker until it is told to stop."""
-    parser = argparse.ArgumentParser(prog="workers.main", description=__doc__)
-    parser.add_argument("--pool", required=True)
+    parser = argparse.ArgumentParser(prog="workers.main", description=__doc__.partition("\n")[0])
+    parser.add_argument("--pool", default="", help="pool of the device; none for a device of the allocation")
     parser.add_argument("--device", required=True)
     arguments = parser.parse_args(argv)
     # what is made while a process starts stays: looking for garbage in it costs a tenth of the start
@@ -43,35 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = load_settings()
     configure_logging(settings)
     topology = load_topology(settings.queues_file, settings.model)
-    pool = topology.pool(arguments.pool)
-    device = pool.device(arguments.device)
-    settings = settings.changed(node=pool.node(device))
-    pin(pool, device)
-    keeper = DeviceKeeper(settings, device, cpu_fallback=pool.cpu_fallback)
+    seat = take_seat(settings, topology, arguments.pool, arguments.device)
+    pin(seat.own, seat.device)
+    boot = Boot(seat)
+    from workers.worker import serve
 
-    def choose() -> Engine:
-        opened = keeper.open()
-        from workers.engines.select import choose_engine
-
-        return choose_engine(settings, pool, opened)
-
-    return _work(settings, pool, Loading(choose), keeper)
-
-
-def _work(settings: Settings, pool: Pool, loading: Loading, keeper: DeviceKeeper) -> int:
-    from workers.worker import Worker
-
-    worker = Worker(settings, pool, keeper, loading)
-    try:
-        worker.run()
-    except EngineError as error:
-        log.error("%s cannot serve: %s", settings.node, error)  # noqa: TRY400 - the sentence is enough
-        keeper.failed(error)
-        worker.fail(str(error))
-        return 1
-    finally:
-        keeper.close()
-    return 0
+    return serve(boot)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from concurrent.futures import Future
 from typing import Any
 
 from celery.concurrency import thread
@@ -28,10 +27,15 @@ class TaskPool(thread.TaskPool):
     def on_apply(self, *args: Any, **kwargs: Any) -> Any:
         """Run a task. By the time its future is done, its message is acknowledged and another one may be taken."""
         result = super().on_apply(*args, **kwargs)
-        result.f.add_done_callback(self._free)
+        result.f.add_done_callback(lambda _done: self.wake())
         return result
 
-    def _free(self, _done: Future[Any]) -> None:
+    def resize(self, streams: int) -> None:
+        """From now on so many tasks run at once, at most as many as the pool was made for."""
+        self.limit = streams
+
+    def wake(self) -> None:
+        """Make the event loop look at what it was given to do, whichever thread asks."""
         with contextlib.suppress(OSError):
             os.eventfd_write(self._wakeup, 1)
 

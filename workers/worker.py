@@ -15,93 +15,99 @@ import kombu.transport.redis  # noqa: F401
 import redis
 from celery.signals import worker_shutting_down
 
-from reef import keys, runtime
-from reef.contracts.jobs import FetchModelJob
+from reef import keys
+from reef.contracts.events import ModelNotice, encode
+from reef.conversation.replay import replay
 from reef.ledger import Ledger
-from reef.metrics import WorkerMetrics
-from reef.ports import DeviceContext, KnowledgeContext
+from reef.placement.store import PlacementStore
+from reef.ports import ChatEngine, ChatResult, EngineError
 from reef.records.database import Database
-from reef.settings import Settings
-from reef.topology import Pool, load_topology
-from tasks import registry
 from tasks.celery_app import make_celery
-from tasks.dispatch import Dispatcher
-from workers.devices.keeper import DeviceKeeper
+from workers.boot import Boot
+from workers.consuming import Consuming
+from workers.following import Follower, Means
 from workers.heartbeat import Heartbeat
-from workers.leases import LeaseKeeper, StopListener
-from workers.loading import Loading
+from workers.hints import Strays
+from workers.leases import LeaseKeeper
+from workers.listener import Listener
 from workers.publisher import Publisher
+from workers.rack import Mounted, Rack
+from workers.rates import Rates
+from workers.replaying import Replaying
+from workers.stations import Stations
 
 if TYPE_CHECKING:
-    from reef.models.keeping import Keeping
+    pass
 
 log = logging.getLogger(__name__)
 
 BROKER_TIMEOUT_S = 3
-KNOWLEDGE_POOLS = ("embed", "index")
 DATABASE_BUSY_S = 10.0
 
 
 class Worker:
     """The parts of a worker process and the order in which they start and stop."""
 
-    def __init__(self, settings: Settings, pool: Pool, keeper: DeviceKeeper, loading: Loading) -> None:
-        self.settings, self.pool, self.keeper, self.loading = settings, pool, keeper, loading
-        self.device = keeper.device
+    def __init__(self, boot: Boot) -> None:
+        self.boot, self.seat = boot, boot.seat
         self.client = redis.Redis.from_url(
-            settings.redis_url,
+            self.seat.settings.redis_url,
             socket_timeout=BROKER_TIMEOUT_S,
             socket_connect_timeout=BROKER_TIMEOUT_S,
             health_check_interval=3,
         )
-        self.heartbeat = Heartbeat(self.client, pool, self.device, keeper.says)
-        self.database = Database(settings.sqlalchemy_url, busy_timeout_s=DATABASE_BUSY_S)
-        self.knowledge: KnowledgeContext | None = None
+        self.heartbeat = Heartbeat(self.client, self.seat, boot.want)
+        self.database = Database(self.seat.settings.sqlalchemy_url, busy_timeout_s=DATABASE_BUSY_S)
+        self.rack = Rack()
+        self.replaying = Replaying(self.rack, self._replay)
+        self.rack.on_visit = self.replaying.interrupt
 
     def run(self) -> None:
         """Load, serve until a signal says stop, leave in good order. Raises EngineError when loading fails."""
-        self.loading.tell(self.heartbeat.progress)
-        worker = self._celery_worker()
+        self.boot.tell(self.heartbeat.progress)
+        app = make_celery(self.seat.settings)
+        queues = self.boot.queues()
+        worker = self._celery_worker(app, queues)
         ledger = Ledger(self.database)
-        engine = self.loading.wait()
-        self.keeper.serving()
-        leases = LeaseKeeper(ledger, self.settings.node, self.pool.limits.lease_s, engine.steps)
-        stops = StopListener(self.client, leases.stop)
+        mounted = self._mount()
+        leases = LeaseKeeper(ledger, self.seat.node, self.boot.leases_s(), self.rack.steps)
         publisher = Publisher(self.client)
-        metrics = WorkerMetrics(self.settings.node, self.pool.name)
-        runtime.device.fill(
-            DeviceContext(
-                node=self.settings.node,
-                device=self.device.name,
-                pool=self.pool,
-                engine=engine,
-                database=self.database,
-                ledger=ledger,
-                leases=leases,
-                open_writer=lambda claim: publisher.open(
-                    claim, on_fenced=lambda: leases.fenced(claim.job.id, claim.token)
-                ),
-                note_affinity=self._note_affinity,
-                observe=metrics.observe,
-                observe_inference=metrics.observe_inference,
-                knowledge=self._knowledge(worker.app, ledger, metrics),
-                models=self._models(),
-            )
+        stations = Stations(
+            self.seat, app, self.client, self.database, ledger, leases, publisher, self.rack, self.replaying
         )
-        self.heartbeat.ready(engine.name, engine.model, lambda: leases.running, metrics.text)
+        if self.boot.want.pool is not None and mounted is not None:
+            stations.open(self.boot.want.pool)
+        self.heartbeat.measure(lambda: leases.running, Rates(self.rack.work).per_second, stations.metrics_text)
+        means = Means(
+            consuming=Consuming(worker, queues),
+            heartbeat=self.heartbeat,
+            strays=Strays(self.client, self.seat.node),
+            replaying=self.replaying,
+            read=lambda: PlacementStore(self.database).get(self.seat.node),
+            open_station=stations.open,
+            announce=self._announce,
+        )
+        follower = Follower(self.seat, self.boot.file, self.rack, means)
+        self.boot.tell_refusal(follower.mounting)
+        listeners = [
+            Listener(self.client, keys.STOP_CHANNEL, leases.stop),
+            Listener(self.client, keys.PLACEMENT_CHANNEL, lambda node: self._decided(node, follower)),
+        ]
         gc.freeze()
         gc.enable()
-        log.info("%s serves %s with %s, %d streams", self.settings.node, engine.model, engine.name, self.pool.streams)
+        follower.start(mounted)
         try:
-            self._serve(worker, leases)
+            self._serve(worker, leases, follower)
         finally:
-            stops.close()
-            if self.knowledge is not None:
-                self.knowledge.flow.progress.close()
+            follower.close()
+            self.replaying.close()
+            for listener in listeners:
+                listener.close()
+            stations.close()
             publisher.close()
             leases.close()
             self.heartbeat.close()
-            engine.close()
+            self.rack.close()
             self.database.dispose()
 
     def fail(self, reason: str) -> None:
@@ -109,54 +115,72 @@ class Worker:
         self.heartbeat.state("failed", reason)
         self.heartbeat.write()
 
-    def _knowledge(self, app: Any, ledger: Ledger, metrics: WorkerMetrics) -> KnowledgeContext | None:
-        """Only in the pools that have a part in it: a chat worker that died must be back soon."""
-        if self.pool.name not in KNOWLEDGE_POOLS:
+    def _mount(self) -> Mounted | None:
+        """The engine that was loaded meanwhile; None where this device has no pool now."""
+        loaded = self.boot.wait()
+        pool = self.boot.want.pool
+        if loaded is None or pool is None:
             return None
-        from workers.knowledge import knowledge_context, make_flow
+        model, engine, memory_bytes = loaded
+        mounted = self.rack.mount(pool.name, model, engine, memory_bytes)
+        self.rack.serve(mounted)
+        self.heartbeat.change(
+            state="ready", engine=engine.name, model=engine.model, progress=1.0, note="", resident=(engine.model,)
+        )
+        log.info("%s serves %s with %s, %d streams", self.seat.node, engine.model, engine.name, pool.streams)
+        return mounted
 
-        topology = load_topology(self.settings.queues_file, self.settings.model)
-        dispatcher = Dispatcher(self.settings, topology, app)
-        flow = make_flow(ledger, self.settings, dispatcher, self.client)
-        self.knowledge = knowledge_context(flow, self.database, self.settings.chroma_url, dispatcher, metrics)
-        return self.knowledge
-
-    def _models(self) -> Keeping | None:
-        if self.pool.name != FetchModelJob.POOL:
+    def _replay(self, onto: Mounted, session_id: str, cancel: threading.Event) -> ChatResult | None:
+        if not isinstance(onto.engine, ChatEngine):
             return None
-        from reef.models.keeping import Keeping
+        return replay(self.database, onto.engine, session_id, self.seat.pools[onto.pool].limits.tokens_max, cancel)
 
-        topology = load_topology(self.settings.queues_file, self.settings.model)
-        return Keeping(self.settings, topology, self.database, self.client)
-
-    def _note_affinity(self, session_id: str) -> None:
+    def _announce(self, change: ModelNotice) -> None:
         try:
-            self.client.set(keys.affinity(session_id), self.settings.node, ex=keys.AFFINITY_TTL_S)
+            self.client.publish(keys.SYSTEM_CHANNEL, encode(change))
         except (redis.RedisError, OSError):
-            log.debug("affinity of a session was not noted: the broker does not answer")
+            log.debug("nobody was told of it: the broker does not answer; the report says it, too")
 
-    def _celery_worker(self) -> Any:
-        app = make_celery(self.settings)
-        registry.register(app, self.pool.name)
+    def _decided(self, node: str, follower: Follower) -> None:
+        if node == self.seat.node:
+            follower.look_soon()
+
+    def _celery_worker(self, app: Any, queues: tuple[str, ...]) -> Any:
         return app.Worker(
-            hostname=f"{self.settings.node}@{os.uname().nodename}",
+            hostname=f"{self.seat.node}@{os.uname().nodename}",
             pool="workers.task_pool:TaskPool",
-            concurrency=self.pool.streams,
-            # its own queue first: turns whose prompt cache this device holds
-            queues=[keys.node_queue(self.pool.queue, self.settings.node), self.pool.queue],
+            concurrency=self.seat.streams_max,
+            queues=list(queues),
             quiet=True,
-            loglevel=self.settings.log_level.upper(),
+            loglevel=self.seat.settings.log_level.upper(),
             without_gossip=True,
             without_mingle=True,
             optimization="fair",
         )
 
-    def _serve(self, worker: Any, leases: LeaseKeeper) -> None:
+    def _serve(self, worker: Any, leases: LeaseKeeper, follower: Follower) -> None:
+        drain_s = max(pool.limits.drain_s for pool in self.seat.pools.values())
+
         def begin_drain(**_: Any) -> None:
+            follower.close()
             self.heartbeat.state("draining", "finishing what runs, taking nothing new")
-            timer = threading.Timer(self.pool.limits.drain_s, leases.drain)
+            timer = threading.Timer(drain_s, leases.drain)
             timer.daemon = True
             timer.start()
 
         worker_shutting_down.connect(begin_drain, weak=False)
         worker.start()
+
+
+def serve(boot: Boot) -> int:
+    """Run a worker until it is told to stop; gives the exit status."""
+    worker = Worker(boot)
+    try:
+        worker.run()
+    except EngineError as error:
+        log.error("%s cannot serve: %s", boot.seat.node, error)  # noqa: TRY400 - the sentence is enough
+        worker.fail(str(error))
+        return 1
+    finally:
+        boot.seat.keeper.close()
+    return 0

@@ -207,7 +207,7 @@ class DeviceNotice(Event, frozen=True, kw_only=True, tag="device_changed"):
 
 class ModelNotice(Event, frozen=True, kw_only=True, tag="model"):
     """A model is being fetched or loaded. `state` is that of GET /api/v1/system/models; `node` is empty while it is
-    fetched to the disk."""
+    fetched to the disk, else the worker that loads it, answers with it, or could not."""
 
     name: str
     state: Literal["READY", "CACHED", "LOADING", "FAILED", "REMOVED"]

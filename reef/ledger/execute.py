@@ -12,7 +12,7 @@ import msgspec
 from reef.contracts.events import Error
 from reef.contracts.jobs import Job
 from reef.ledger.model import Claim
-from reef.ports import DeviceContext, EngineError, EngineRefused, Hold, RunWriter
+from reef.ports import DeviceContext, EngineError, EngineRefused, Hold, RunWriter, Station, Visit
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +23,23 @@ J = TypeVar("J", bound=Job)
 Body = Callable[[DeviceContext, Claim, J, RunWriter, Hold], None]
 
 
-def execute(context: DeviceContext, job_id: str, kind: type[J], body: Body[J]) -> None:
+def execute(station: Station, job_id: str, kind: type[J], body: Body[J]) -> None:
     """Run one job if it is ours to run. The body ends it in the ledger; what it raises is ended here."""
-    claim = context.ledger.claim(job_id, context.node, context.pool.limits.lease_s)
-    if claim is None:
-        log.debug("job %s is not to be had: its hint was late or doubled", job_id)
-        return
-    with context.leases.hold(claim) as hold, closing(context.open_writer(claim)) as writer:
+    with station.enter() as visit:
+        if visit is None:
+            log.info("job %s was taken for pool %s, which is served no longer; it is passed on", job_id, kind.POOL)
+            station.pass_on(job_id)
+            return
+        claim = station.ledger.claim(job_id, station.node, station.pool.limits.lease_s)
+        if claim is None:
+            log.debug("job %s is not to be had: its hint was late or doubled", job_id)
+            return
+        _run(station, visit, claim, kind, body)
+
+
+def _run(station: Station, visit: Visit, claim: Claim, kind: type[J], body: Body[J]) -> None:
+    context = station.with_engine(visit.engine(claim.job))
+    with station.leases.hold(claim) as hold, closing(station.open_writer(claim)) as writer:
         try:
             job = msgspec.json.decode(claim.job.payload, type=kind)
             body(context, claim, job, writer, hold)
@@ -38,7 +48,7 @@ def execute(context: DeviceContext, job_id: str, kind: type[J], body: Body[J]) -
         except EngineError as error:
             _retry(context, claim, writer, hold, str(error))
         except Exception as error:
-            log.exception("job %s failed", job_id)
+            log.exception("job %s failed", claim.job.id)
             _retry(context, claim, writer, hold, f"{type(error).__name__}: an internal error; see the worker's log")
 
 

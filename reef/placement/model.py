@@ -15,6 +15,10 @@ Tier = Literal["pool", "hot", "warm", "cold", "dedicated", "service", "reserve",
 a pipeline."""
 
 
+_SEGMENT = "\x1f"
+"""Stands in no model's and no node's name."""
+
+
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """What the worker of one device should serve."""
 
@@ -41,6 +45,19 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 0
     """Grows with every decision about this node."""
     decided_at: float = 0.0
+
+
+def stage_name(place: Place) -> str:
+    """A segment of a pipeline as one text, told apart from whole models and from the same segment among others."""
+    return f"{place.model}{_SEGMENT}{place.stage}{_SEGMENT}{','.join(place.peers)}"
+
+
+def stage_of(name: str) -> Place | None:
+    """The place (without its node) that `stage_name` wrote down; None for the name of a whole model."""
+    model, *rest = name.split(_SEGMENT)
+    if len(rest) != 2:
+        return None
+    return Place(node="", model=model, tier="stage", stage=int(rest[0]), peers=tuple(rest[1].split(",")))
 
 
 def model_route(model: str) -> str:

@@ -59,7 +59,7 @@ def test_a_slow_file_is_not_claimed_twice(shop: Workshop, parser: ParserEngine) 
     limits = msgspec.structs.replace(index.limits, lease_s=LEASE_S)
     shop.topology.pools["index"] = msgspec.structs.replace(index, limits=limits)
     shop.engines["index"] = parser
-    leases = LeaseKeeper(shop.ledger, "index-simulated", LEASE_S, parser.steps)
+    leases = LeaseKeeper(shop.ledger, "index-simulated", {"index": LEASE_S}, parser.steps)
     shop.holds = leases  # type: ignore[assignment]
     shop.add({"slow.txt": "slow coral " * 50})
     (record,) = shop.waiting(ParseJob)

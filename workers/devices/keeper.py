@@ -84,10 +84,18 @@ class DeviceKeeper:
         self._says = DeviceSays()
         self._closing, self._serving, self._wake = threading.Event(), threading.Event(), threading.Event()
         self._opened: Opened | None = None
+        self._opening, self._now = threading.Lock(), None  # type: tuple[threading.Lock, Device | None]
         self._serving_since: float | None = None
         self._healthy = False
         self._until = 0.0
         self._watcher: threading.Thread | None = None
+
+    def opened(self) -> Device:
+        """What `open` gave, which is called at the first time. Raises as it does."""
+        with self._opening:
+            if self._now is None:
+                self._now = self.open()
+            return self._now
 
     def open(self) -> Device:
         """The device as an engine must see it: with its driver's number of now, or the CPU in its place.
@@ -125,7 +133,8 @@ class DeviceKeeper:
         """The engine has the device. Raises DeviceFault when it is another one than was meant."""
         if self._opened is not None:
             self._kind.confirm(self._opened)
-        self._serving_since = self._clock()
+        if self._serving_since is None:
+            self._serving_since = self._clock()
         self._serving.set()
         self._wake.set()
 

@@ -57,7 +57,7 @@ class LlamaEngine:
         self._threads = threads or len(os.sched_getaffinity(0))
         self._watchdog = Watchdog(hang_s, trace_file)
         self.api_key = secrets.token_urlsafe(24)
-        self._steps = 0
+        self._steps = self._tokens = 0
         self._closing = threading.Event()
         self._server: Any = None
 
@@ -102,7 +102,10 @@ class LlamaEngine:
             def heard(chunk: Mapping[str, Any]) -> bool:
                 self._steps += 1
                 renew()
-                return reply.take(chunk)
+                told = reply.pieces
+                over = reply.take(chunk)
+                self._tokens += reply.pieces - told  # one lost between two threads is no matter: a rate is told from it
+                return over
 
             try:
                 self._server.handle_chat_completions(self._body(request), heard)
@@ -121,6 +124,10 @@ class LlamaEngine:
         prompt = self._ask("/apply-template", {"messages": _plain(messages)})["prompt"]
         answer = self._ask("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})
         return [int(token) for token in answer["tokens"]]
+
+    def tokens(self) -> int:
+        """Tokens of all replies so far."""
+        return self._tokens
 
     @property
     def address(self) -> str:
@@ -205,7 +212,7 @@ class _Reply:
         self._stops = StopStrings(request.stop)
         self._reason: FinishReason | None = None
         self._usage: Mapping[str, Any] = {}
-        self._pieces = self._prompt = 0
+        self.pieces = self._prompt = 0
         self._failure: Exception | None = None
 
     def take(self, chunk: Mapping[str, Any]) -> bool:
@@ -222,7 +229,7 @@ class _Reply:
         self._prompt = int((chunk.get("prompt_progress") or {}).get("total") or self._prompt)
         for choice in chunk.get("choices") or ():
             if piece := (choice.get("delta") or {}).get("content"):
-                self._pieces += 1
+                self.pieces += 1
                 if text := self._stops.feed(piece):
                     self._on_text(text)
             if reason := choice.get("finish_reason"):
@@ -240,7 +247,7 @@ class _Reply:
         return ChatResult(
             self._reason,
             int(self._usage.get("prompt_tokens", self._prompt)),
-            int(self._usage.get("completion_tokens", self._pieces)),
+            int(self._usage.get("completion_tokens", self.pieces)),
             details.get("cached_tokens"),
         )
 

@@ -83,7 +83,10 @@ class OpenVinoEngine:
         threads: int | None = None,
         on_dead: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """`on_dead` is called once, from the engine's thread, when the device process is gone."""
+        """`on_dead` is called once, from the engine's thread, when the device process is gone that has served.
+
+        One that ends while it is loaded or warmed makes `load` fail and nothing else: another engine may serve beside.
+        """
         self.model, self.context_tokens = model.name, context_tokens
         self._file, self._slots, self._on_dead = model, streams, on_dead
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -95,7 +98,8 @@ class OpenVinoEngine:
         self._asked: dict[int, queue.SimpleQueue[Encoded]] = {}
         self._opened: queue.SimpleQueue[Opened] = queue.SimpleQueue()
         self._pieces: list[bytes] = []
-        self._steps = 0
+        self._steps = self._tokens = 0
+        self._warm = False
         self._heard_at = 0.0
         self._dead = "it is not loaded"
         self._closing = False
@@ -118,6 +122,7 @@ class OpenVinoEngine:
             self._dead = ""
         progress(0.95, f"Warming {self.model}")
         self.generate(ChatRequest([ChatMessage("user", "Hi")], tokens_max=2), lambda text: None, threading.Event())
+        self._warm = True
         progress(1.0, "")
 
     def generate(self, request: ChatRequest, on_text: Callable[[str], None], cancel: threading.Event) -> ChatResult:
@@ -147,6 +152,10 @@ class OpenVinoEngine:
     def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         """Length of these messages under the model's chat template."""
         return len(self.prompt_ids(messages))
+
+    def tokens(self) -> int:
+        """Tokens of all replies so far."""
+        return self._tokens
 
     def prompt_ids(self, messages: Sequence[ChatMessage]) -> Sequence[int]:
         """These messages as the model reads them."""
@@ -298,6 +307,7 @@ class OpenVinoEngine:
         self._steps += 1
         streams = self._streams
         for number, tokens in step.tokens:
+            self._tokens += len(tokens)
             if stream := streams.get(number):
                 stream.tokens.put(tokens)
         for end in step.ends:
@@ -314,7 +324,7 @@ class OpenVinoEngine:
             reason = reason or _ended(self._process, patience_s=CLOSE_WAIT_S if self._closing else 1.0)
         reason = "it was closed" if self._closing else reason or "the device process did not start"
         with self._lock:
-            served, self._dead = not self._dead, reason
+            served, self._dead = self._warm and not self._dead, reason
             streams, self._streams = self._streams, {}
             asked = list(self._asked.items())
         if served and not self._closing:

@@ -49,7 +49,7 @@ class RemoteEngine:
         base = url.rstrip("/")
         self._base = base if base.endswith("/v1") else f"{base}/v1"
         self.model, self.context_tokens = model, context_tokens
-        self._steps = 0
+        self._steps = self._tokens = 0
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(silence_max_s, connect=CONNECT_TIMEOUT_S),
@@ -92,7 +92,9 @@ class RemoteEngine:
                 self._check(response)
                 for event in _events(response):
                     self._steps += 1
+                    told = reply.pieces
                     reply.take(event)
+                    self._tokens += reply.pieces - told
                     if reply.ended or line.shut:
                         break
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
@@ -105,6 +107,10 @@ class RemoteEngine:
     def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         """An estimate: the protocol has no way to ask."""
         return sum(TOKENS_PER_MESSAGE + _estimate(message.content) for message in messages)
+
+    def tokens(self) -> int:
+        """Pieces of text so far: the protocol tells no more while a reply is on its way."""
+        return self._tokens
 
     def steps(self) -> int:
         """Events received so far."""
@@ -156,7 +162,7 @@ class _Reply:
         self._on_text, self._stops = on_text, StopStrings(request.stop)
         self._reason: FinishReason | None = None
         self._usage: dict[str, Any] | None = None
-        self._bytes = 0
+        self._bytes = self.pieces = 0
         self.ended = False
 
     def take(self, event: dict[str, Any]) -> None:
@@ -165,6 +171,7 @@ class _Reply:
         for choice in event.get("choices") or ():
             piece = (choice.get("delta") or {}).get("content") or ""
             self._bytes += len(piece.encode())
+            self.pieces += bool(piece)
             if text := self._stops.feed(piece):
                 self._on_text(text)
             if choice.get("finish_reason"):

@@ -172,12 +172,42 @@ def _chat_engine(settings: Settings, pool: Pool, device: Device) -> ChatEngine:
             streams=pool.streams,
         )
     try:
-        model = ModelStore(settings.data_dir).resolve(pool.model)
+        model = _genuine(ModelStore(settings.data_dir), pool.model)
         if kind == "auto":
             return _automatic(settings, pool, device, model)
     except ModelError as error:
         raise EngineError(str(error)) from error
     return _local(kind, settings, pool, device, model)
+
+
+def _genuine(store: ModelStore, name: str) -> ModelFile:
+    """The model of that name, if it is what the catalogue says under that name. Raises ModelError."""
+    model = store.resolve(name)
+    entry = store.catalogue.get(name)
+    if entry is not None and entry.sha256 and entry.sha256 != model.sha256:
+        raise ModelError(
+            f"{model.path} is not {name}: its SHA-256 is {model.sha256}, the catalogue has {entry.sha256}. "
+            f"Delete the file and fetch it again with `coral-reef models pull {name}`."
+        )
+    return model
+
+
+def weight_bytes(settings: Settings, pool: Pool, device: Device) -> int:
+    """Size of the weights that this device of this pool would load; 0 where it holds none or none worth counting.
+
+    Raises EngineError where there is no such model.
+    """
+    kind = _kind(pool, device)
+    if pool.name != "chat" or kind == "remote":
+        return 0
+    if kind == "simulated":
+        from workers.engines.simulated import memory_bytes
+
+        return memory_bytes(pool.model)
+    try:
+        return _genuine(ModelStore(settings.data_dir), pool.model).size_bytes
+    except ModelError as error:
+        raise EngineError(str(error)) from error
 
 
 def environment(pool: Pool, device: Device) -> dict[str, str]:
@@ -293,6 +323,10 @@ class WithFallback:
     def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         """See reef.ports.ChatEngine."""
         return self._engine.count_tokens(messages)
+
+    def tokens(self) -> int:
+        """See reef.ports.ChatEngine."""
+        return self._engine.tokens()
 
     def steps(self) -> int:
         """See reef.ports.ChatEngine."""

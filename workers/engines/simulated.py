@@ -7,7 +7,8 @@ fail the way devices fail, so that what happens then can be tried on a running p
     !hang N      a native call of N seconds that holds the interpreter lock: only the watchdog can end it
     !fail        the engine reports an error, which is worth another try
 
-The model's name sets the pace: `simulated`, or `simulated:token_ms=5,first_ms=100`.
+The model's name sets the pace: `simulated`, or `simulated:token_ms=5,first_ms=100`; and what its loading costs:
+`load_ms=500` takes half a second, `memory_mb=2000` asks for that much room beside what serves already.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from workers.watchdog import Watchdog
 
 TOKEN_MS = 20.0
 FIRST_MS = 0.0
+LOAD_STEPS = 10
 WORDS_MIN = 30
 WORDS_PER_WORD_SAID = 3
 LABEL = "This reply is simulated, no model wrote it."
@@ -43,12 +45,17 @@ class SimulatedEngine:
         self.model, self.context_tokens = model, context_tokens
         pace = _pace(model)
         self._token_s, self._first_s = pace["token_ms"] / 1000, pace["first_ms"] / 1000
+        self._load_s = pace["load_ms"] / 1000
         self._watchdog = Watchdog(hang_s, trace_file)
         self._steps = 0
         self._closed = threading.Event()
 
     def load(self, progress: Progress) -> None:
-        """There is nothing to load."""
+        """There is nothing to load; it only takes the time it was told to."""
+        for step in range(LOAD_STEPS if self._load_s else 0):
+            progress(step / LOAD_STEPS, f"Loading {self.model}")
+            if self._closed.wait(self._load_s / LOAD_STEPS):
+                raise EngineError("The simulated device was closed while it was loaded.")
         progress(1.0, "simulated device: nothing to load")
 
     def generate(self, request: ChatRequest, on_text: Callable[[str], None], cancel: threading.Event) -> ChatResult:
@@ -83,6 +90,10 @@ class SimulatedEngine:
         """A token a word, and four for each message."""
         return sum(len(message.content.split()) + 4 for message in messages)
 
+    def tokens(self) -> int:
+        """Words written so far."""
+        return self._steps
+
     def steps(self) -> int:
         """Words written so far."""
         return self._steps
@@ -113,13 +124,18 @@ def _words(said: str) -> Iterator[str]:
         yield f" {word}"
 
 
+def memory_bytes(model: str) -> int:
+    """What this device is told to need. Raises EngineError as its making does."""
+    return int(_pace(model)["memory_mb"] * 1_000_000)
+
+
 def _pace(model: str) -> dict[str, float]:
-    pace = {"token_ms": TOKEN_MS, "first_ms": FIRST_MS}
+    pace = {"token_ms": TOKEN_MS, "first_ms": FIRST_MS, "load_ms": 0.0, "memory_mb": 0.0}
     for part in filter(None, model.partition(":")[2].split(",")):
         name, _, value = part.partition("=")
         if name not in pace or not value.replace(".", "", 1).isdigit():
             raise EngineError(
-                f"model {model!r}: the simulated device understands token_ms=N and first_ms=N, in milliseconds."
+                f"model {model!r}: the simulated device understands token_ms=N and first_ms=N, load_ms=N, memory_mb=N."
             )
         pace[name] = float(value)
     return pace
