@@ -19,6 +19,7 @@ from bench import (
     passages,
     plan_validation,
     recovery,
+    swap,
 )
 from bench.machine import load_average, this_machine
 from bench.product import alone
@@ -30,6 +31,7 @@ BENCHES: dict[str, tuple[str, Callable[[Report], None]]] = {
     "affinity": ("Second turn with and without session affinity", affinity.run),
     "plan_validation": ("The planner's simulation beside the running product", plan_validation.run),
     "recovery": ("A killed worker and a stopped reply", recovery.run),
+    "swap": ("Another model while people talk", swap.run),
     "flood": ("Two hundred chats at once", flood.run),
     "embeddings": ("The embedding library beside sentence-transformers", embeddings.run),
     "passages": ("Files to text, and text to passages", passages.run),

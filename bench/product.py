@@ -135,6 +135,8 @@ def fresh_settings(queues_yaml: str) -> Settings:
         old.unlink()
     shutil.rmtree(DATA / "broker", ignore_errors=True)
     shutil.rmtree(DATA / "logs", ignore_errors=True)
+    for old in (DATA / "run").glob("place-*"):
+        old.unlink()
     file = DATA / "queues.yaml"
     file.write_text(queues_yaml, encoding="utf-8")
     return Settings(data_dir=DATA, port=free_port(), queues_file=file)

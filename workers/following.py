@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 3.0
 LOOK_SOON_S = 0.25
 """While something is being mended."""
+CLOSE_WAIT_S = 3.0
 IDLE_STREAMS = 1
 
 
@@ -84,12 +85,15 @@ class Follower:
         """Something may be different now."""
         self._wake.set()
 
-    def close(self) -> None:
-        """Change nothing any more. A load that is under way ends with the process."""
+    def stop(self) -> None:
+        """Change nothing any more; does not wait. A load that is under way ends with the process."""
         self._closing = True
         self._wake.set()
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(1.0)
+
+    def close(self) -> None:
+        """Stop, and wait for what is being changed just now."""
+        self.stop()
+        self._thread.join(CLOSE_WAIT_S)
 
     def _loop(self) -> None:
         while not self._closing:
@@ -200,13 +204,11 @@ class Follower:
             return self._keep_serving(want)
         self._draining = ""
         self._means.open_station(want.pool)
-        before = self._rack.serving(want.pool.name)
-        if before is not mounted:
+        if self._rack.serving(want.pool.name) is not mounted:
             self._rack.serve(mounted)
             self._served[want.pool.name] = mounted.name
             self._tell(mounted.name, "READY", f"{mounted.name} answers new jobs of pool {want.pool.name}")
-            if before is not None:
-                self._means.replaying.begin(mounted)
+            self._means.replaying.begin(mounted)
         if not self._take(want, self._rack.names(want.pool.name)):
             return False
         for pool in self._rack.serving_pools():

@@ -22,6 +22,7 @@ from reef.ledger import Ledger
 from reef.placement.store import PlacementStore
 from reef.ports import ChatEngine, ChatResult, EngineError
 from reef.records.database import Database
+from tasks import registry
 from tasks.celery_app import make_celery
 from workers.boot import Boot
 from workers.consuming import Consuming
@@ -69,6 +70,8 @@ class Worker:
         queues = self.boot.queues()
         worker = self._celery_worker(app, queues)
         ledger = Ledger(self.database)
+        if self.boot.want.pool is not None:
+            registry.register(app, self.boot.want.pool.name)  # its modules are imported while the model is loaded
         mounted = self._mount()
         leases = LeaseKeeper(ledger, self.seat.node, self.boot.leases_s(), self.rack.steps)
         publisher = Publisher(self.client)
@@ -162,7 +165,7 @@ class Worker:
         drain_s = max(pool.limits.drain_s for pool in self.seat.pools.values())
 
         def begin_drain(**_: Any) -> None:
-            follower.close()
+            follower.stop()
             self.heartbeat.state("draining", "finishing what runs, taking nothing new")
             timer = threading.Timer(drain_s, leases.drain)
             timer.daemon = True

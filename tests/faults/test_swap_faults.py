@@ -60,6 +60,23 @@ def test_a_worker_killed_in_mid_swap_comes_back_with_the_model_it_was_to_have(op
     assert [event["model"] for event in run.events if event["type"] == "started"] == ["simulated", SLOW]
 
 
+def test_a_worker_that_cannot_load_its_place_serves_what_queues_yaml_says(operator: Operator) -> None:
+    """At the start, too: the pool's own model serves and the report says why it is not the other."""
+    bad = "simulated:colour=3"
+    operator.decide(NODE, pool="chat", model=bad)
+    operator.wait(NODE, lambda report: bad in report.note)
+    pid = operator.reef.processes.kill(NODE, signal.SIGKILL)
+    report = operator.wait(NODE, lambda one: one.pid != pid and one.state == "ready" and bool(one.note))
+    assert report.model == "simulated"
+    assert bad in report.note
+    assert "understands" in report.last_fault
+    assert report.place_version == 0
+    with ChatClient(operator.reef.url) as chat:
+        run = chat.finish(chat.say("hello"))
+    assert run.final is not None
+    assert run.final["type"] == "done"
+
+
 def test_a_broker_that_restarts_in_mid_swap_holds_nothing_up(operator: Operator) -> None:
     """Streams and the load go on; the decision that was announced meanwhile, to nobody, is found in the database."""
     reef = operator.reef

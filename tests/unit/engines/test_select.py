@@ -16,7 +16,7 @@ from reef.settings import Settings
 from reef.topology import Pool, load_topology
 from workers.devices import cpu
 from workers.engines.openvino_cache import UnreadableModelError
-from workers.engines.select import WithFallback, choose_engine, environment, why_not_openvino
+from workers.engines.select import WithFallback, choose_engine, environment, weight_bytes, why_not_openvino
 from workers.engines.simulated import SimulatedEngine
 
 BYTE_PAIRS = {
@@ -145,7 +145,7 @@ def test_fallback_at_loading(tmp_path: Path) -> None:
     assert engine.model == second
     result = engine.generate(ChatRequest([ChatMessage("user", "hi")], 50), lambda text: None, threading.Event())
     assert isinstance(result, ChatResult)
-    assert engine.steps() > 0
+    assert engine.steps() == engine.tokens() > 0
     assert engine.count_tokens([ChatMessage("user", "hi")]) == result.prompt_tokens
     engine.close()
 
@@ -179,3 +179,30 @@ def test_simulated_devices_of_knowledge_say_what_they_are(tmp_path: Path, name: 
     engine = choose_engine(Settings(data_dir=tmp_path), of, of.devices[0])
     assert engine.name == "simulated"
     engine.close()
+
+
+def test_a_file_that_is_not_what_the_catalogue_says(tmp_path: Path) -> None:
+    """A model under a catalogue name with another SHA-256 is refused with both, before anything loads it."""
+    store = ModelStore(tmp_path)
+    path = tmp_path / "models" / f"{store.demo.name}.gguf"
+    path.parent.mkdir()
+    path.write_bytes(gguf_bytes(BYTE_PAIRS))
+    of = pool(tmp_path, model=store.demo.name)
+    settings = Settings(data_dir=tmp_path)
+    for use in (choose_engine, weight_bytes):
+        with pytest.raises(EngineError, match=f"is not {store.demo.name}: its SHA-256 is .* catalogue has") as refused:
+            use(settings, of, of.devices[0])
+        assert "models pull" in str(refused.value)
+
+
+def test_what_a_device_would_have_to_hold(tmp_path: Path) -> None:
+    """The size of a local model's file; nothing for what holds no weights here."""
+    path = own_model(tmp_path)
+    local = pool(tmp_path, model=path)
+    assert weight_bytes(Settings(data_dir=tmp_path), local, local.devices[0]) == Path(path).stat().st_size
+    for device, model, size in (("simulated", "simulated:memory_mb=3", 3_000_000), ("remote", "any", 0)):
+        of = pool(tmp_path, device, model=f'"{model}"')
+        assert weight_bytes(Settings(data_dir=tmp_path), of, of.devices[0]) == size
+    missing = pool(tmp_path, model="nothing-of-that-name")
+    with pytest.raises(EngineError, match="nothing-of-that-name"):
+        weight_bytes(Settings(data_dir=tmp_path), missing, missing.devices[0])
