@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from packaging.requirements import InvalidRequirement, Requirement
 
 from cli.data_directory import DataDirectory
+from cli.devices import check_devices
 from cli.errors import Problem
 from cli.launch import CODE, check_broker, local_devices, needs_vectors, read_topology
 from cli.models import check_model
@@ -57,6 +58,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
         ("disk", _disk),
         ("open files", _open_files),
         ("queues.yaml", _queues),
+        ("devices", _devices),
         ("database", _database),
         ("broker", _broker),
         ("vectors", _vectors),
@@ -186,6 +188,12 @@ def _queues(settings: Settings) -> Check:
     if here:
         return Check("queues.yaml", "good", text)
     return Check("queues.yaml", "warning", text, "No job will run on this machine; give a pool a device.")
+
+
+def _devices(settings: Settings) -> Check:
+    """The devices of queues.yaml: there, usable, and in nobody else's hands."""
+    verdict, text, advice = check_devices(settings)
+    return Check("devices", verdict, text, advice)
 
 
 def _database(settings: Settings) -> Check:

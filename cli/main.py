@@ -15,6 +15,7 @@ MODULES = {
     "up": "cli.up",
     "status": "cli.status",
     "doctor": "cli.doctor",
+    "devices": "cli.devices",
     "models": "cli.models",
     "plan": "cli.plan",
     "knowledge": "cli.knowledge",

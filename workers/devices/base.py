@@ -113,6 +113,11 @@ def process_name(pid: int) -> str:
     return f"process {pid} ({name})" if name else f"process {pid}"
 
 
+def is_worker(pid: int) -> bool:
+    """Whether a process is a worker of a reef: its device is in the right hands."""
+    return "workers.main" in read(Path(f"/proc/{pid}/cmdline"))
+
+
 def _targets(directory: Path) -> Iterator[str]:
     for name in names_in(directory):
         try:

@@ -20,7 +20,7 @@ TRIPS_MAX = 16
 class CpuConfig(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="cpu"):
     """Nothing is needed to open a processor."""
 
-    root: Path = Path("/")
+    root: str = "/"
 
 
 def flags() -> frozenset[str]:
@@ -37,7 +37,7 @@ def discover(root: Path) -> list[Found]:
     """The processor."""
     cores = len(os.sched_getaffinity(0))
     title = f"{_field('model name') or os.uname().machine}, {cores} cores"
-    return [Found(kind="cpu", name="cpu", title=title, health=Cpu(CpuConfig(root=root)).health())]
+    return [Found(kind="cpu", name="cpu", title=title, health=Cpu(CpuConfig(root=str(root))).health())]
 
 
 class Cpu:
@@ -46,7 +46,7 @@ class Cpu:
     quarantines = False
 
     def __init__(self, config: CpuConfig) -> None:
-        self._zone = next(_zones(config.root), None)
+        self._zone = next(_zones(Path(config.root)), None)
 
     def identity(self) -> str:
         """A processor has none that a program may read."""

@@ -39,7 +39,7 @@ class CudaConfig(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", ta
     """What is needed to use one."""
 
     index: int
-    root: Path = Path("/")
+    root: str = "/"
 
 
 class Gpu(msgspec.Struct, frozen=True):
@@ -130,7 +130,7 @@ class Cuda:
         """Look whether the GPU and an engine for it are there; the engine opens it."""
         gpu = self._gpu()
         if gpu is None:
-            found = ", ".join(f"cuda:{n} {gpu.model}" for n, gpu in enumerate(gpus(self.config.root))) or "none"
+            found = ", ".join(f"cuda:{n} {gpu.model}" for n, gpu in enumerate(gpus(Path(self.config.root)))) or "none"
             raise DeviceFault(
                 f"There is no cuda:{self.config.index}; the NVIDIA driver has: {found}. Is the driver loaded "
                 "(/proc/driver/nvidia)?"
@@ -148,7 +148,7 @@ class Cuda:
         """CUDA_VISIBLE_DEVICES leaves no other GPU to take."""
 
     def _gpu(self) -> Gpu | None:
-        found = gpus(self.config.root)
+        found = gpus(Path(self.config.root))
         return found[self.config.index] if self.config.index < len(found) else None
 
 

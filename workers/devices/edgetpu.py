@@ -50,7 +50,7 @@ class EdgeTpuConfig(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
     index: int
     library: str
     """The delegate: a name the dynamic linker finds, or a path."""
-    root: Path = Path("/")
+    root: str = "/"
     """Where sys and dev are."""
 
 
@@ -182,7 +182,7 @@ class EdgeTpu:
     quarantines = True
 
     def __init__(self, config: EdgeTpuConfig, attempt: Try) -> None:
-        self.config, self._try = config, attempt
+        self.config, self._try, self._root = config, attempt, Path(config.root)
         self._known = ""
 
     def identity(self) -> str:
@@ -220,7 +220,7 @@ class EdgeTpu:
 
     def _meant(self, remembered: str, taken: Collection[str]) -> Chip | None:
         """The chip this name stands for; None where no file tells of any."""
-        all_chips = _by_name(chips(self.config.root, self.config.bus))
+        all_chips = _by_name(chips(self._root, self.config.bus))
         seen = ", ".join(chip.identity for chip in all_chips) or "none"
         if remembered:
             chip = self._chip(remembered)
@@ -252,7 +252,7 @@ class EdgeTpu:
 
     def _find(self, meant: Chip) -> str:
         """The name under which libedgetpu opens this chip now."""
-        order = chips(self.config.root, self.config.bus)
+        order = chips(self._root, self.config.bus)
         place = next((n for n, chip in enumerate(order) if chip.entry == meant.entry), 0)
         numbers = [place, *(n for n in range(len(order)) if n != place)][:TRIALS_MAX]
         refused, other = "", []
@@ -265,7 +265,7 @@ class EdgeTpu:
             elif not trial.held or meant.entry in trial.held:
                 # nothing tells which one it holds: then the expected place must do
                 return trial.device
-            elif chips(self.config.root, self.config.bus) != order:
+            elif chips(self._root, self.config.bus) != order:
                 # a stick got its firmware, and all of them new numbers: from the start, which happens once a stick
                 return self._find(meant)
             else:
@@ -282,7 +282,7 @@ class EdgeTpu:
             bus=self.config.bus,
             device=device,
             meant=meant.entry if meant else "",
-            root=str(self.config.root),
+            root=self.config.root,
         )
 
     def _raise_if(self, refused: str) -> None:
@@ -296,10 +296,10 @@ class EdgeTpu:
         return chip
 
     def _chip(self, identity: str) -> Chip | None:
-        return next((c for c in chips(self.config.root, self.config.bus) if c.identity == identity), None)
+        return next((c for c in chips(self._root, self.config.bus) if c.identity == identity), None)
 
     def _held_by(self, pid: int) -> list[str]:
-        return [chip.identity for chip in held(self.config.root, self.config.bus, pid)]
+        return [chip.identity for chip in held(self._root, self.config.bus, pid)]
 
 
 def held(root: Path, bus: Bus, pid: int) -> list[Chip]:

@@ -67,7 +67,7 @@ class LastWords:
         return End(reason, at, max(0.0, at - life.opened_at))
 
     def begin(self) -> None:
-        """The device is open from now on; a signal that ends this process writes its stacks first. Again: anew."""
+        """The device is open from now on; a signal that ends this process writes its stacks first."""
         self._trace_file.parent.mkdir(parents=True, exist_ok=True)
         self._file.parent.mkdir(parents=True, exist_ok=True)
         if self._trace is None:

@@ -22,7 +22,7 @@ EDGE_TPU_BUSES: dict[str, Bus] = {"pci": "pci", "usb": "usb"}
 
 def config_of(settings: Settings, device: Device) -> DeviceConfig:
     """The config of a device of queues.yaml."""
-    root = settings.device_root
+    root = str(settings.device_root)
     if device.kind == "edgetpu":
         bus = EDGE_TPU_BUSES[device.name.partition(":")[0]]
         return EdgeTpuConfig(name=device.name, bus=bus, index=device.index, library=settings.edgetpu_library, root=root)
@@ -31,7 +31,7 @@ def config_of(settings: Settings, device: Device) -> DeviceConfig:
     if device.kind == "remote":
         return RemoteConfig(url=settings.remote_url, api_key=settings.remote_api_key)
     if device.kind == "simulated":
-        return SimulatedConfig(name=device.name, control=control_file(settings.data_dir, device.name))
+        return SimulatedConfig(name=device.name, control=str(control_file(settings.data_dir, device.name)))
     return CpuConfig(root=root)
 
 

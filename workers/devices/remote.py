@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Collection
 
 import msgspec
@@ -11,6 +12,8 @@ from reef.contracts.nodes import DeviceHealth
 from workers.devices.base import Found, Opened
 
 ASK_TIMEOUT_S = 3.0
+ASK_EVERY_S = 30.0
+"""The server may be somebody else's, and may count its requests."""
 MODELS_NAMED_MAX = 5
 _PASSWORD = re.compile(r"://[^/@]*@")
 
@@ -35,13 +38,21 @@ class Remote:
 
     def __init__(self, config: RemoteConfig) -> None:
         self.config = config
+        self._health = DeviceHealth()
+        self._asked_at: float | None = None
 
     def identity(self) -> str:
         """A server has none."""
         return ""
 
     def health(self) -> DeviceHealth:
-        """Whether it answers, and its models."""
+        """Whether it answers, and its models, as of at most ASK_EVERY_S ago."""
+        if self._asked_at is None or time.monotonic() - self._asked_at >= ASK_EVERY_S:
+            self._health = self._ask()
+            self._asked_at = time.monotonic()
+        return self._health
+
+    def _ask(self) -> DeviceHealth:
         shown = _PASSWORD.sub("://***@", self.config.url)
         try:
             names = models(self.config)

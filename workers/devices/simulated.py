@@ -27,7 +27,7 @@ class SimulatedConfig(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     """Which one, and where its control file is."""
 
     name: str
-    control: Path
+    control: str
 
 
 def control_file(data_dir: Path, name: str) -> Path:
@@ -73,7 +73,7 @@ class Simulated:
         """There is nothing to hold."""
 
     def _told(self) -> dict[str, str]:
-        lines = (line.partition(" ") for line in read(self.config.control).splitlines())
+        lines = (line.partition(" ") for line in read(Path(self.config.control)).splitlines())
         return {command: argument.strip() for command, _, argument in lines}
 
 

@@ -16,6 +16,7 @@ from reef.hurry import Hurry
 from reef.ports import Cancelled, EngineError, Progress
 from reef.priority import give_way_in_thread
 from reef.topology import Device
+from workers.devices.base import DeviceFault
 from workers.engines.encoder_files import DEFAULT_MODEL, encoder_files
 from workers.watchdog import Watchdog
 
@@ -66,7 +67,7 @@ class TfliteEngine:
     def load(self, progress: Progress) -> None:
         """Fetch, build, load and check the model. Raises EngineError with what to do next."""
         from embeddings_engine import EmbeddingsEngine, MemoryTier, VectorCache
-        from embeddings_engine.errors import EmbeddingsError
+        from embeddings_engine.errors import BackendUnavailable, EmbeddingsError
 
         bundle = encoder_files(self.model, self._models_dir, lambda share, note: progress(share * 0.9, note))
         self._watchdog.timeout_s = max(self._hang_s, FIRST_HANG_S)
@@ -81,7 +82,9 @@ class TfliteEngine:
                 before_bulk=self._before_bulk,
             )
         except (EmbeddingsError, OSError) as error:
-            raise EngineError(f"The embedding model {self.model} cannot be used: {error}") from error
+            of_device = self._device.kind == "edgetpu" and isinstance(error, BackendUnavailable)
+            kind = DeviceFault if of_device else EngineError
+            raise kind(f"The embedding model {self.model} cannot be used: {error}") from error
         self.dimensions, self.window_tokens = self._engine.dimensions, self._engine.window_tokens
         self._watchdog.timeout_s = self._hang_s
         progress(1.0, "")

@@ -22,7 +22,7 @@ def tpu(root: Path, library: Path, name: str) -> EdgeTpu:
     """The device of that name."""
     bus, _, index = name.partition(":")
     config = EdgeTpuConfig(
-        name=name, bus="pci" if bus == "pci" else "usb", index=int(index), library=str(library), root=root
+        name=name, bus="pci" if bus == "pci" else "usb", index=int(index), library=str(library), root=str(root)
     )
     return EdgeTpu(config, ask)
 
