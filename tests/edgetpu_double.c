@@ -16,8 +16,7 @@
  *   EDGETPU_DOUBLE_MS        milliseconds that a call takes
  *   EDGETPU_DOUBLE_FAIL_AT, EDGETPU_DOUBLE_ABORT_AT, EDGETPU_DOUBLE_HANG_AT
  *                            the N-th call of this process fails, kills the process, never returns
- *   EDGETPU_DOUBLE_ONCE      a file: the fault happens only while it is absent, and makes it
- *   EDGETPU_DOUBLE_ONLY      the fault happens on this device only
+ *   EDGETPU_DOUBLE_ONCE      a folder in which each fault leaves a file and then never happens again, in no process
  *
  * The structures below are those of tensorflow/lite/core/c/common.h, the same from TF 2.5 to 2.19 and LiteRT 1 to 2.3.
  */
@@ -180,11 +179,13 @@ static void wait_ms(double ms) {
 }
 
 /* Whether the fault named by this variable is due at this call. */
-static int is_due(const char *variable, long call, const char *device) {
-  const char *at = getenv(variable), *once = getenv("EDGETPU_DOUBLE_ONCE"), *only = getenv("EDGETPU_DOUBLE_ONLY");
-  if (!at || call != atol(at) || (only && strcmp(only, device))) return 0;
+static int is_due(const char *variable, long call) {
+  const char *at = getenv(variable), *once = getenv("EDGETPU_DOUBLE_ONCE");
+  if (!at || call != atol(at)) return 0;
   if (!once) return 1;
-  int file = open(once, O_CREAT | O_EXCL | O_WRONLY, 0600);
+  char path[4096];
+  snprintf(path, sizeof path, "%s/%s", once, variable);
+  int file = open(path, O_CREAT | O_EXCL | O_WRONLY, 0600);
   if (file >= 0) close(file);
   return file >= 0;
 }
@@ -202,12 +203,12 @@ static int kernel_invoke(Context *context, Node *node) {
   static long calls;
   const Delegate *delegate = node->user_data;
   long call = __atomic_add_fetch(&calls, 1, __ATOMIC_SEQ_CST);
-  if (is_due("EDGETPU_DOUBLE_FAIL_AT", call, delegate->device)) {
+  if (is_due("EDGETPU_DOUBLE_FAIL_AT", call)) {
     context->report_error(context, "the double fails at call %d", (int)call);
     return ERROR;
   }
-  if (is_due("EDGETPU_DOUBLE_ABORT_AT", call, delegate->device)) abort(); /* as libedgetpu's LOG(FATAL) */
-  if (is_due("EDGETPU_DOUBLE_HANG_AT", call, delegate->device))
+  if (is_due("EDGETPU_DOUBLE_ABORT_AT", call)) abort(); /* as libedgetpu's LOG(FATAL) */
+  if (is_due("EDGETPU_DOUBLE_HANG_AT", call))
     for (;;) pause();
   unsigned sum = (unsigned)delegate->index;
   for (int i = 0; i < node->inputs->size; i++) {
