@@ -88,12 +88,16 @@ def numbers(answer: dict[str, Any]) -> np.ndarray[Any, Any]:
 
 
 def test_each_worker_opens_its_own_device_and_no_other(tpus: Devices) -> None:
-    """The library is asked for exactly the string of queues.yaml, once, by the worker of that device."""
+    """The library is asked for exactly the string of queues.yaml, once, by the worker of that device.
+
+    Before that a process of its own opened it, to see whether the library survives it.
+    """
     reef, double = tpus
     pids = {name: pid for name, pid in reef.processes.pids().items() if name.startswith("media-")}
-    opened = {(one.pid, one.about) for one in double.told("open")}
-    assert opened == {(pids["media-usb-0"], "usb:0"), (pids["media-usb-1"], "usb:1")}
-    assert len(double.told("open")) == 2
+    opened = [(one.pid, one.about) for one in double.told("open")]
+    workers = [(pids["media-usb-0"], "usb:0"), (pids["media-usb-1"], "usb:1")]
+    assert sorted(one for one in opened if one[0] in pids.values()) == sorted(workers)
+    assert sorted(about for pid, about in opened if pid not in pids.values()) == ["usb:0", "usb:1"]
     assert {one.about for one in double.told("absent")} == {"pci:5"}
 
 
@@ -107,14 +111,13 @@ def test_the_answer_is_the_device_s(tpus: Devices) -> None:
         assert answers[device]["outputs"][0][0]["name"] == "scores"
 
 
-def test_an_absent_device_is_told_with_the_runtime_s_own_words(tpus: Devices) -> None:
-    """The operator sees which device, and what the library said; the others serve."""
+def test_an_absent_device_is_left_alone_and_told(tpus: Devices) -> None:
+    """The operator sees which device and why, and that it is tried again; the others serve."""
     reef, _ = tpus
     pools = {pool["name"]: pool for pool in reef.get("/api/v1/system/status")["pools"]}
     device = next(one for one in pools["media"]["devices"] if one["node"] == "media-pci-5")
-    assert device["state"] in ("failed", "missing", "loading")  # it is tried again now and then
-    log = (reef.data_dir / "logs" / "media-pci-5.log").read_text()
-    assert "The Edge TPU pci:5 cannot be opened: Failed to load delegate from" in log
+    assert device["state"] in ("quarantined", "loading")  # it is tried again now and then
+    assert "gives no device pci:5: absent, or held by another process" in device["last_fault"]
 
 
 def test_two_processes_never_open_one_device(tpus: Devices) -> None:
