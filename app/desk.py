@@ -22,7 +22,7 @@ from reef import keys, streams
 from reef.contracts.events import Queued
 from reef.contracts.jobs import Job
 from reef.conversation.ends import end_event
-from reef.conversation.turns import Turn, Turns, total_streams
+from reef.conversation.turns import Turn, Turns
 from reef.ledger import JobRecord, Ledger, PoolLoad
 from reef.topology import Topology
 from tasks.dispatch import BrokerDown, Dispatcher
@@ -205,7 +205,7 @@ class Desk:
             session_id=record.session_id or "",
             seq=streams.number(0, 1),
             position=position,
-            wait_s=load.wait_s(position, total_streams(self._topology.pool(record.pool))),
+            wait_s=load.wait_s(position, self._turns.capacity.streams(self._topology.pool(record.pool))),
             persona_id=persona_of(record),
         )
 

@@ -13,7 +13,7 @@ import msgspec
 
 from app.refusals import Refusal
 from reef.contracts.jobs import FetchModelJob
-from reef.conversation.turns import PoolClosed, total_streams
+from reef.conversation.turns import PoolClosed
 from reef.ledger import JobRecord, LaneBusy, Ledger, NewJob
 from reef.models.adapters import parts_of, split_name
 from reef.models.errors import ModelError, ModelMissing
@@ -149,9 +149,8 @@ class ModelDesk:
         )
         try:
             with self._ledger.database.write() as connection:
-                record = self._ledger.submit(
-                    connection, new, waiting_max=pool.limits.waiting_max, streams=total_streams(pool)
-                )
+                streams = pool.streams * len(pool.devices)
+                record = self._ledger.submit(connection, new, waiting_max=pool.limits.waiting_max, streams=streams)
         except LaneBusy as error:
             return self._same(job, self._ledger.get(error.job_id))
         self.keeping.teller.tell(job.model, "LOADING", "waits to be fetched", share=0.0)

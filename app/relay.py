@@ -34,10 +34,10 @@ from reef.contracts.events import (
     decode_announced,
     encode,
 )
-from reef.conversation.turns import total_streams
 from reef.knowledge.progress import measure
 from reef.ledger import JobRecord, Ledger
 from reef.observing.board import Board
+from reef.placement.serving import Capacity
 from reef.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Relay:
         self.system = SystemWatch(self.lock, look)
         self._client = client
         self._ledger = ledger
-        self._topology = topology
+        self._topology, self._capacity = topology, Capacity(topology, ledger.database)
         self._connections = redis.ConnectionPool.from_url(
             redis_url, socket_timeout=READ_TIMEOUT_S, socket_connect_timeout=1.0, protocol=2, health_check_interval=0
         )
@@ -369,7 +369,7 @@ class Relay:
     def _tell_positions(self, pool: str, waiting: list[JobRecord], topics: dict[str, _Topic]) -> None:
         positions = self._ledger.positions(pool)
         load = self._ledger.load(pool)
-        places = total_streams(self._topology.pool(pool))
+        places = self._capacity.streams(self._topology.pool(pool))
         for record in waiting:
             position = positions.get(record.id)
             if position is None:

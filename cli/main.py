@@ -20,6 +20,7 @@ MODULES = {
     "plan": "cli.plan",
     "knowledge": "cli.knowledge",
     "ingest": "cli.ingest",
+    "placement": "cli.placement",
     "keys": "cli.keys",
     "config": "cli.config",
     "web": "cli.services",

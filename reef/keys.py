@@ -11,6 +11,7 @@
 | reef:upload:<id>:told     | string  | web, worker, sweeper    | the same      | UPLOAD_TOLD_MS: one telling each |
 | reef:stop                 | channel | web                     | every worker  | live only; the ledger has it too |
 | reef:nodes                | hash    | worker (heartbeat)      | web, cli      | a field is stale after NODE_TTL_S|
+| reef:routes:<queue>       | set     | dispatcher              | dispatcher, sweeper | until its queue is empty    |
 | reef:placement            | channel | controller, web         | every worker  | live only; the database has it   |
 | reef:system               | channel | web, worker, sweeper    | web           | live only; status has it too     |
 | reef:system:history       | stream  | sweeper                 | web           | capped; HISTORY_MAX              |
@@ -116,3 +117,8 @@ def queue_rank(name: str) -> int:
     if "/" in name:
         return 1
     return 0 if "." in name else 2
+
+
+def routes_used(queue: str) -> str:
+    """Routes on whose queues hints of this pool may lie."""
+    return f"reef:routes:{queue}"

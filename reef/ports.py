@@ -281,8 +281,6 @@ class Station(msgspec.Struct, frozen=True, kw_only=True):
     note_affinity: Callable[[str], None]
     """Remember that this node holds a session's prompt cache."""
     observe: Callable[[ReplyMeasures], None]
-    observe_inference: Callable[[int, float], None]
-    """Called with how many inputs a job had, and the seconds they took on the device."""
     enter: Callable[[], AbstractContextManager[Visit | None]]
     """A job comes. None where this worker serves the pool no longer."""
     pass_on: Callable[[str], None]
@@ -291,6 +289,8 @@ class Station(msgspec.Struct, frozen=True, kw_only=True):
     """What tasks of knowledge need besides; only where the pool has a part in it."""
     models: Keeping | None = None
     """What fetches models; only where the pool is maintenance."""
+    observe_inference: Callable[[int, float], None] = lambda _inputs, _seconds: None
+    """Called with how many inputs a job had, and the seconds they took on the device."""
 
     def with_engine(self, engine: Engine) -> DeviceContext:
         """What one job finds: all of this, and its engine."""

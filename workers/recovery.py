@@ -13,24 +13,9 @@ from reef.records.database import Database
 from reef.settings import Settings
 from reef.topology import load_topology
 from tasks.dispatch import BrokerDown, Dispatcher
+from tasks.rescue import restore_unacked
 
 log = logging.getLogger(__name__)
-
-# Puts a dead worker's unacknowledged messages back on their queues. KEYS: kombu's hash and index of that worker.
-# kombu stores each as JSON [message, exchange, routing key]; the routing key is the queue's name here.
-RESTORE_UNACKED = """
-local restored = 0
-for _, tag in ipairs(redis.call('HKEYS', KEYS[1])) do
-  local entry = cjson.decode(redis.call('HGET', KEYS[1], tag))
-  local message, queue = entry[1], entry[3]
-  message['properties']['delivery_info']['redelivered'] = true
-  redis.call('RPUSH', queue, cjson.encode(message))
-  redis.call('HDEL', KEYS[1], tag)
-  redis.call('ZREM', KEYS[2], tag)
-  restored = restored + 1
-end
-return restored
-"""
 
 
 def recover_node(settings: Settings, node: str) -> None:
@@ -46,8 +31,7 @@ def recover_node(settings: Settings, node: str) -> None:
         client = redis.Redis.from_url(settings.redis_url, socket_timeout=3, socket_connect_timeout=3)
         try:
             client.hdel(keys.NODES, node)
-            book, index, _ = keys.unacked(node)
-            client.eval(RESTORE_UNACKED, 2, book, index)
+            restore_unacked(client, node)
             dispatcher = Dispatcher(settings, topology)
             for job in released:
                 if job.state == "queued":

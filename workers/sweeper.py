@@ -1,4 +1,4 @@
-"""The sweeper process: twice a second, what was lost is sent again and what is overdue ends."""
+"""The sweeper process: twice a second, what was lost is sent again, what is overdue ends, devices are looked after."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from reef.topology import load_topology
 from tasks.dispatch import BrokerDown, Dispatcher
 from workers.knowledge import make_flow
 from workers.logs import configure_logging
+from workers.placing import Placing
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +33,13 @@ FORGET_EVERY_S = 3600.0
 def run(stop: threading.Event) -> None:
     """Sweep until told to stop."""
     settings = load_settings().changed(node="sweeper")
-    topology = load_topology(settings.queues_file)
+    topology = load_topology(settings.queues_file, settings.model)
     database = Database(settings.sqlalchemy_url)
     ledger = Ledger(database)
     dispatcher = Dispatcher(settings, topology)
     flow = make_flow(ledger, settings, dispatcher, dispatcher.redis)
     recorder = Recorder(Overview(ledger, dispatcher.redis, topology), dispatcher.redis)
+    placing = Placing(topology, database, dispatcher.redis)
     forget_at = time.monotonic()
     while not stop.wait(ROUND_S):
         try:
@@ -59,6 +61,7 @@ def run(stop: threading.Event) -> None:
             log.warning("this round waits for the database: %s", error)
         except KeyError as error:
             log.error("a job names a pool that queues.yaml does not have: %s", error)  # noqa: TRY400
+    placing.close()
     flow.progress.close()
     database.dispose()
 

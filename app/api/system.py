@@ -19,6 +19,7 @@ from reef.contracts.jobs import ChatJob
 from reef.knowledge.documents import count_states
 from reef.metrics import WorkerTexts, gauge
 from reef.nodes import Reports
+from reef.placement.serving import is_served
 from reef.topology import Pool
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def readyz(call: Call) -> Answer:
     checks = {"redis": call.services.status.broker(), "database": _database_state(call.services)}
     reports = call.services.status.reports() if checks["redis"] == "ok" else {}
     for pool in call.services.topology.pools.values():
-        if pool.devices:
+        if is_served(call.services.topology, pool.name):
             checks[f"pool {pool.name}"] = _pool_state(pool, reports)
     ready = all(state == "ok" for name, state in checks.items() if name in NEEDED_TO_ANSWER)
     if (vectors := call.services.status.vectors()) != "off":

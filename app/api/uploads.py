@@ -33,6 +33,7 @@ from reef.knowledge.flow import RECEIVING_KEPT_S
 from reef.knowledge.model import SHARED_STORE
 from reef.knowledge.progress import measure
 from reef.knowledge.uploads import Upload
+from reef.placement.serving import is_served
 
 ENDED = ("done", "cancelled")
 LINGER_S = 0.3
@@ -193,6 +194,5 @@ def wanted_stores(stores: list[str] | None, persona_id: str | None) -> list[str]
 def check_pools(services: Services) -> None:
     """Raises PoolClosed where no device could ever do the work."""
     for name in (ParseJob.POOL, EmbedJob.POOL):
-        pool = services.topology.pools.get(name)
-        if pool is None or not pool.devices:
+        if not is_served(services.topology, name):
             raise PoolClosed(f"queues.yaml gives pool {name} no device, so no document could be indexed.")

@@ -50,6 +50,7 @@ def write_reply(context: DeviceContext, claim: Claim, job: ChatJob, writer: RunW
             persona = find_persona(connection, job.persona_id)
         except UnknownPersona:
             raise EngineRefused("This persona was deleted, so nobody can answer.") from None
+        reply.tell_other_model(persona.model)
         memories = recall(connection, persona.id, MEMORIES_TOLD_MAX)
         said = _until(store.history(connection, job.session_id), job.prompt_message_id)
     quoted = reply.look_up(job, said[-1].content)
@@ -83,6 +84,11 @@ def complete(context: DeviceContext, claim: Claim, job: CompletionJob, writer: R
         schema=job.schema,
     )
     reply.end(reply.generate(request), store_as=None)
+
+
+def plain_name(model: str) -> str:
+    """A model's name whether it was named or given as a file."""
+    return model.rpartition("/")[2].removesuffix(".gguf").lower()
 
 
 def _tokens_at_most(text: str) -> int:
@@ -121,6 +127,12 @@ class _Reply:
             )
         )
         self.writer.emit(Typing(persona_id=self.persona_id))
+
+    def tell_other_model(self, wanted: str) -> None:
+        """A persona is answered for by the model that is there, and a person hears of it."""
+        answers = self.context.engine.model
+        if wanted and plain_name(wanted) != plain_name(answers):
+            self.writer.emit(Notice(message=f"Answered by {answers}; {wanted} is not loaded."))
 
     def look_up(self, job: ChatJob, question: str) -> str:
         """What the persona's documents say, for the prompt; tells a person where they could not be asked."""

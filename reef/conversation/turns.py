@@ -7,15 +7,16 @@ import uuid
 import msgspec
 import sqlalchemy as sa
 
-from reef.contracts.jobs import ChatJob, Grounding, GroundJob, Job
+from reef.contracts.jobs import ChatJob, CompletionJob, Grounding, GroundJob, Job
 from reef.conversation import store
 from reef.knowledge.grounding import has_documents
 from reef.knowledge.visible import stores_of
 from reef.ledger import JobRecord, Ledger, NewJob, PoolFull
 from reef.personas.store import find_persona
+from reef.placement.serving import Capacity, is_served, route_of
 from reef.records.database import Database
 from reef.records.tables import jobs, messages, sessions
-from reef.topology import Pool, Topology
+from reef.topology import Topology
 
 GROUND_PATIENCE_S = 4.0
 """A reply waits this long for the persona's documents to be asked, then begins without them."""
@@ -54,6 +55,7 @@ class Turns:
 
     def __init__(self, database: Database, ledger: Ledger, topology: Topology) -> None:
         self.database, self.ledger, self.topology = database, ledger, topology
+        self.capacity = Capacity(topology, database)
 
     def say(
         self,
@@ -123,9 +125,11 @@ class Turns:
         return turn
 
     def complete(self, job: Job) -> JobRecord:
-        """Accept a job that belongs to no conversation. Raises PoolClosed and PoolFull."""
+        """Accept a job that belongs to no conversation. Raises PoolClosed, PoolFull, UnknownPersona."""
         with self.database.write() as connection:
-            return self._submit(connection, self._new(job))
+            speaker = job.persona_id if isinstance(job, CompletionJob) else None
+            route = route_of(self.topology, find_persona(connection, speaker)) if speaker else None
+            return self._submit(connection, msgspec.structs.replace(self._new(job), route=route))
 
     def forget(self, session_id: str) -> list[JobRecord]:
         """Delete a conversation and end its runs; the runs that were active come back. Raises UnknownSession."""
@@ -169,7 +173,8 @@ class Turns:
         lane = f"chat:{prompt.session_id}:{persona_id}"
         delay_s = GROUND_PATIENCE_S if stage else 0.0
         new = self._new(job, session_id=prompt.session_id, lane=lane, key=idempotency_key, run_id=run_id)
-        record = self._submit(connection, msgspec.structs.replace(new, delay_s=delay_s))
+        route = route_of(self.topology, find_persona(connection, persona_id))
+        record = self._submit(connection, msgspec.structs.replace(new, delay_s=delay_s, route=route))
         stored = msgspec.json.decode(record.payload, type=ChatJob)
         known = stored.reply_message_id != job.reply_message_id
         if known and stage:
@@ -206,9 +211,9 @@ class Turns:
         key: str | None = None,
         run_id: str = "",
     ) -> NewJob:
-        pool = self.topology.pools.get(type(job).POOL)
-        if pool is None or not pool.devices:
+        if not is_served(self.topology, type(job).POOL):
             raise PoolClosed(f"queues.yaml gives pool {type(job).POOL} no device, so nothing could answer.")
+        pool = self.topology.pool(type(job).POOL)
         return NewJob(
             job=job,
             job_id=run_id,
@@ -221,7 +226,8 @@ class Turns:
 
     def _submit(self, connection: sa.Connection, new: NewJob) -> JobRecord:
         pool = self.topology.pool(type(new.job).POOL)
-        return self.ledger.submit(connection, new, waiting_max=pool.limits.waiting_max, streams=total_streams(pool))
+        streams = self.capacity.streams(pool)
+        return self.ledger.submit(connection, new, waiting_max=pool.limits.waiting_max, streams=streams)
 
 
 def _check_key(connection: sa.Connection, turn: Turn, persona_id: str, text: str) -> None:
@@ -230,8 +236,3 @@ def _check_key(connection: sa.Connection, turn: Turn, persona_id: str, text: str
     ).scalar_one_or_none()
     if turn.persona_id != persona_id or said not in (None, text):
         raise KeyReused("This idempotency key was used for another message; give each message a key of its own.")
-
-
-def total_streams(pool: Pool) -> int:
-    """Jobs that a pool can run at once."""
-    return pool.streams * len(pool.devices)

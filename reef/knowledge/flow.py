@@ -22,6 +22,7 @@ from reef.knowledge.model import MOVING_STATES
 from reef.knowledge.originals import Originals
 from reef.knowledge.progress import Change, Progress
 from reef.ledger import JobRecord, LaneBusy, Ledger, NewJob
+from reef.placement.serving import Capacity, is_served
 from reef.records.tables import ACTIVE_STATES, documents, jobs, uploads
 from reef.topology import Pool, Topology
 
@@ -91,6 +92,7 @@ class Flow:
         self.ledger, self.originals, self.progress = ledger, originals, progress
         self.database = ledger.database
         self._topology, self._send = topology, send
+        self._capacity = Capacity(topology, ledger.database)
 
     def advance(self) -> int:
         """Settle what ended and make the jobs that there is room for; gives how many were made."""
@@ -157,10 +159,10 @@ class Flow:
         return told
 
     def _fill(self, connection: sa.Connection, stage: Stage, told: list[Change], now: float) -> Iterator[JobRecord]:
-        pool = self._topology.pools.get(stage.job.POOL)
-        if pool is None or not pool.devices:
+        if not is_served(self._topology, stage.job.POOL):
             return
-        room = _jobs_max(stage, pool) - _active(connection, stage.job)
+        pool = self._topology.pool(stage.job.POOL)
+        room = _jobs_max(stage, pool, self._capacity.devices(pool)) - _active(connection, stage.job)
         if room <= 0:
             return
         for batch in _batches(_ready(connection, stage, room * stage.files_max), stage, room):
@@ -185,9 +187,10 @@ class Flow:
         return record, changes.move(connection, which, stage.working, now, job_id=job_id)
 
     def _index(self, connection: sa.Connection) -> list[JobRecord]:
-        pool = self._topology.pools.get(IndexJob.POOL)
-        if pool is None or not pool.devices or connection.execute(_ANYTHING_TO_INDEX).first() is None:
+        served = is_served(self._topology, IndexJob.POOL)
+        if not served or connection.execute(_ANYTHING_TO_INDEX).first() is None:
             return []
+        pool = self._topology.pool(IndexJob.POOL)
         new = NewJob(
             job=IndexJob(),
             lane=IndexJob.LANE,
@@ -200,7 +203,7 @@ class Flow:
             return []
 
     def _submit(self, connection: sa.Connection, new: NewJob, pool: Pool) -> JobRecord:
-        streams = pool.streams * len(pool.devices)
+        streams = self._capacity.streams(pool)
         return self.ledger.submit(connection, new, waiting_max=pool.limits.waiting_max, streams=streams)
 
     def send(self, records: Iterable[JobRecord]) -> None:
@@ -249,10 +252,10 @@ def close_finished(connection: sa.Connection, now: float) -> list[str]:
     return list(done.scalars())
 
 
-def _jobs_max(stage: Stage, pool: Pool) -> int:
+def _jobs_max(stage: Stage, pool: Pool, devices: int) -> int:
     if stage is PARSE:
-        return PARSE_JOBS_PER_STREAM * pool.streams * len(pool.devices)
-    return max(1, min(EMBED_JOBS_PER_DEVICE, pool.streams - 1)) * len(pool.devices)
+        return PARSE_JOBS_PER_STREAM * pool.streams * devices
+    return max(1, min(EMBED_JOBS_PER_DEVICE, pool.streams - 1)) * devices
 
 
 def _active(connection: sa.Connection, kind: type[Job]) -> int:

@@ -30,8 +30,6 @@ from reef.topology import Topology
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 0.5
-"""With presence.SILENT_S this keeps the promise that a dead device's work moves within three seconds."""
 REMIND_EVERY_S = 2.0
 """A worker that does not say that it carries out the newest decision is told again: channels may lose a word."""
 

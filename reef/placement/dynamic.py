@@ -126,8 +126,9 @@ class _Round:
 
     def _tiers(self, present: Sequence[Seen]) -> dict[str, Tier]:
         """Each device keeps its tier where there is room; empty seats are filled from the tier below."""
-        hot = min(self.plan.hot, len(present))
-        rooms: dict[Tier, int] = {"hot": hot, "warm": min(self.plan.warm, len(present) - hot)}
+        others = len(present) - self._cold_min(len(present))
+        hot = min(self.plan.hot, others)
+        rooms: dict[Tier, int] = {"hot": hot, "warm": min(self.plan.warm, others - hot)}
         rooms["cold"] = len(present) - sum(rooms.values())
         tiers: dict[str, Tier] = {}
         left = dict(rooms)
@@ -240,8 +241,7 @@ class _Round:
             return False
         idle = self._idle(node)
         if work.pool in self.bulk:
-            unserved = not self._serving(work) and not self._load(current).queued
-            return current.pool in self.bulk and (idle or unserved or self._turns(current, work))
+            return self._may_leave_for_bulk(current, work, idle)
         if self._serving(current) == 1 and (current == self.default or self._load(current).queued):
             return False
         if current.pool in self.bulk:
@@ -249,6 +249,14 @@ class _Round:
         if self.tiers[node] == "hot":
             return idle
         return idle or (current == self.default and self._wait_s(current) <= self.plan.up_wait_s)
+
+    def _may_leave_for_bulk(self, current: Work, work: Work, idle: bool) -> bool:
+        unserved = not self._serving(work)
+        if current.pool in self.bulk:
+            return idle or (unserved and not self._load(current).queued) or self._turns(current, work)
+        # nobody is cold: bulk work gets one of those that serve what comes
+        spare = current == self.default and self._serving(current) > 1
+        return unserved and not self._bulk_devices() and spare
 
     def _turns(self, current: Work, work: Work) -> bool:
         """Fewer cold devices than bulk pools: they take turns."""
@@ -269,9 +277,13 @@ class _Round:
         return sum(work.pool in self.bulk for node, work in self.works.items() if node in self.seen)
 
     def _bulk_floor(self) -> int:
-        """So many never leave bulk work: the share, as far as there are cold devices at all."""
-        cold = sum(tier == "cold" for tier in self.tiers.values())
-        return min(cold, math.ceil(self.plan.bulk_share * len(self.seen)))
+        """So many never leave bulk work."""
+        return min(sum(tier == "cold" for tier in self.tiers.values()), self._cold_min(len(self.tiers)))
+
+    def _cold_min(self, present: int) -> int:
+        """The share of bulk, as far as the plan has cold devices at all: deaths do not eat it up."""
+        planned = len(self.view.free()) - self.plan.hot - self.plan.warm
+        return max(0, min(planned, math.ceil(self.plan.bulk_share * present), present - 1))
 
     # --- places
 

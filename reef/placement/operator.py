@@ -32,8 +32,10 @@ def move(
     if persona and home:
         raise NotMovable(f"{node} belongs to pool {home} for good: it cannot be a persona's own.")
     known = store.get(node) or Place(node=node)
-    own = bool(pool) and topology.pool(pool).model
-    model = "" if model == own else model
+    if not pool and (model or persona):
+        raise NotMovable("A model or a persona needs a pool: say --pool chat, for example.")
+    if pool and model == topology.pool(pool).model:
+        model = ""
     routes = (persona_route(persona),) if persona else (model_route(model),) if model else ()
     place = Place(
         node=node,

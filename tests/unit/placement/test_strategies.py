@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -129,12 +130,11 @@ def check_dedicated(plan: Dedicated, world: World, alive: Sequence[Place]) -> No
 def check_dynamic(plan: Dynamic, alive: Sequence[Place]) -> None:
     """Tiers have their sizes as long as there are devices, and the bulk share stays bulk."""
     tiers = Counter(place.tier for place in alive)
-    hot = min(plan.hot, len(alive))
-    assert tiers["hot"] == hot
-    assert tiers["warm"] == min(plan.warm, len(alive) - hot)
-    bulk = sum(place.pool in ("embed", "index") for place in alive)
-    cold = tiers["cold"]
-    assert bulk >= min(cold, int(plan.bulk_share * len(alive)))
+    share = min(math.ceil(plan.bulk_share * len(alive)), len(alive) - 1)
+    others = len(alive) - max(share, 0)
+    assert tiers["hot"] == min(plan.hot, others)
+    assert tiers["warm"] == min(plan.warm, others - tiers["hot"])
+    assert sum(place.pool in ("embed", "index") for place in alive) >= share
     assert not alive or any(place.pool == "chat" and place.general for place in alive)
 
 
@@ -303,6 +303,23 @@ def test_the_bulk_share_never_leaves_bulk() -> None:
         world.round(passes_s=6.0)
         check(world)
     assert sum(place.pool in ("embed", "index") for place in world.places.values()) == 5
+
+
+def test_bulk_work_that_nobody_would_do_gets_a_device() -> None:
+    """A plan without cold devices lends one to bulk work that waits, and takes it back afterwards."""
+    world = World("dynamic", 8)
+    world.plan = Allocation(strategy="dynamic", devices=["simulated:0-7"], dynamic=Dynamic(hot=4, warm=4))
+    world.settle()
+    world.now += 60
+    assert not any(place.pool == "embed" for place in world.places.values())
+    world.needs = (Need(pool="embed", queued=50, waited_s=4.0, idle_s=0.0),)
+    moved = world.round()
+    assert [place.pool for place in moved] == ["embed"]
+    for _ in range(20):
+        assert world.round(passes_s=6.0) == [], "one is enough to get on"
+    world.needs = (Need(pool="embed", recent=50, idle_s=100.0),)
+    world.set([moved[0].node], idle_s=100.0)
+    assert [place.pool for place in world.round()] == ["chat"]
 
 
 class Queue:
