@@ -39,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     node: str = ""
     """Name of this worker process, unique in the reef; empty in the other processes."""
     flower_url: str = ""
-    """Where Flower listens, for the link on the status page; empty when it does not run."""
+    """Where Flower listens, for the link on the page of the reef; empty when it does not run."""
     remote_url: str = ""
     """Base URL of an OpenAI-compatible server, for pools with engine: remote."""
     remote_api_key: str = ""

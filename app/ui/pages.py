@@ -1,4 +1,4 @@
-"""The pages a person opens: the chat, the documents, the status page, the login page and their static files.
+"""The pages a person opens: the chat, the documents, the whole reef, the login page and their static files.
 
 Pages are shells: they hold no data of any person. Everything shown in them is fetched by their scripts from the API,
 which is where access is checked. Nothing here reads the database or the broker.
@@ -95,7 +95,7 @@ SCRIPTS: Final = {
         "chat.html": "main.js",
         "documents.html": "documents/main.js",
         "document.html": "documents/viewer.js",
-        "status.html": "status.js",
+        "reef.html": "reef/main.js",
     }.items()
 }
 """The modules of each page."""
@@ -143,10 +143,16 @@ def document(document_id: str) -> Response:
     return _page("document.html")
 
 
+@ui.get("/reef")
+def reef() -> Response:
+    """Devices, queues, jobs, models and the last hour, live, and what an operator may do to them."""
+    return _page("reef.html")
+
+
 @ui.get("/status")
-def status() -> Response:
-    """Processes, devices and queues, refreshed live."""
-    return _page("status.html")
+def status() -> BaseResponse:
+    """Where the page of the reef was once."""
+    return redirect(url_for("ui.reef"), code=308)
 
 
 @ui.get("/login")

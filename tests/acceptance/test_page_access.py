@@ -32,14 +32,9 @@ def test_page_states_are_legible_and_named(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_page_status_and_login_are_legible_and_named(
-    scheme: str, new_context: Callable[..., BrowserContext], reef: Any
-) -> None:
-    """The other two pages hold the same checks."""
+def test_page_login_is_legible_and_named(scheme: str, new_context: Callable[..., BrowserContext], reef: Any) -> None:
+    """The login page holds the same checks."""
     page = new_context(color_scheme=scheme).new_page()
-    page.goto(f"{reef.url}/status")
-    expect(page.locator(".tile").first).to_be_visible()
-    assert_sound(page)
     page.goto(f"{reef.url}/login")
     expect(page.get_by_label("API key")).to_be_focused()
     assert_sound(page)
@@ -182,7 +177,7 @@ def test_page_reduced_motion_stands_still(
     assert page.evaluate("document.getAnimations().length") == 0
 
 
-@pytest.mark.parametrize("path", ["/", "/chat/any", "/status", "/login"])
+@pytest.mark.parametrize("path", ["/", "/chat/any", "/reef", "/login"])
 def test_page_policy_is_strict(path: str, page: Page, reef: Any) -> None:
     """Pages allow scripts and styles from this server only, hold none inline, and are not to be framed."""
     response = page.request.get(reef.url + path)
@@ -217,21 +212,3 @@ def test_page_login_refuses_a_wrong_key(page: Page, reef: Any, console: Console)
     expect(page.get_by_role("alert")).to_contain_text("This key is not valid")
     expect(page.locator("input[name=next]")).to_have_value("/")
     assert not [cookie for cookie in page.context.cookies() if cookie.get("name") == "reef_key"]
-
-
-def test_page_status_shows_devices_and_queues(page: Page, reef: Any) -> None:
-    """The status page shows each device of the API's answer and goes on asking."""
-    page.goto(f"{reef.url}/status")
-    status = page.request.get(f"{reef.url}/api/v1/system/status").json()
-    for pool in status["pools"]:
-        if not pool["devices"]:
-            expect(page.locator(".none")).to_contain_text(pool["name"])
-            continue
-        expect(page.get_by_role("heading", name=pool["name"], exact=True)).to_be_visible()
-    devices = [device for pool in status["pools"] for device in pool["devices"]]
-    expect(page.locator(".tile")).to_have_count(len(devices))
-    for device in devices:
-        expect(page.locator(".tile", has_text=device["node"])).to_be_visible()
-    with page.expect_response("**/api/v1/system/status"):
-        pass
-    expect(page.locator("#freshness")).to_contain_text("Live")

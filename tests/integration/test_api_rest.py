@@ -208,7 +208,7 @@ def test_a_failed_run_is_a_clear_failure(web: Web, stage: Stage) -> None:
 
 
 def test_status_shows_pools_devices_and_counts(web: Web, stage: Stage) -> None:
-    """The status page's numbers: a device without a worker is missing, with one it is what it reports."""
+    """The numbers of the page of the reef: a device without a worker is missing, with one it is what it reports."""
     with web.client() as client:
         before = client.get(f"{V1}/system/status").json()
         assert before["pools"][0]["devices"][0]["state"] == "missing"

@@ -26,6 +26,7 @@ export class Live {
     this.runs = new Map();
     this.sources = new Map();
     this.uploads = new Set();
+    this.system = false;
     this.watched = null;
     this.watchedHere = new Set();
     this.failures = 0;
@@ -92,6 +93,13 @@ export class Live {
     this.#send({ type: "unsubscribe", upload_id: uploadId });
   }
 
+  /** Hear how the whole reef stands, now and after every reconnect, or no longer. */
+  watchSystem(on) {
+    if (this.system === on) return;
+    this.system = on;
+    this.#send({ type: "watch_system", on });
+  }
+
   #closeSource(name) {
     this.sources.get(name)?.close();
     this.sources.delete(name);
@@ -121,6 +129,7 @@ export class Live {
     if (this.watched) this.#sendWatch();
     for (const run of this.runs.values()) this.#send({ type: "resume", run_id: run.id, last_seq: run.cursor });
     for (const uploadId of this.uploads) this.#send({ type: "subscribe", upload_id: uploadId });
+    if (this.system) this.#send({ type: "watch_system" });
     this.timers.ping = setInterval(() => this.#ping(), PING_EVERY_MS);
     this.#become("open");
   }
