@@ -8,7 +8,6 @@ when the first one is there again. So a death changes one place, and its end cha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -31,6 +30,7 @@ class Group(msgspec.Struct, frozen=True):
     persona: str = ""
     seats: int = 0
     model: str = ""
+    on_demand: bool = False
 
     def is_place(self, place: Place) -> bool:
         """Whether a device in this place serves what this group serves."""
@@ -59,6 +59,7 @@ class _Layout:
         self.seated: dict[Group, list[Seen]] = {group: [] for group in self.groups}
         self.spare = self._keep_seats()
         self._fill_seats()
+        self._wake_services()
 
     # --- who has seats
 
@@ -141,6 +142,20 @@ class _Layout:
                 self.spare.remove(best)
                 self.seated[group].append(best)
 
+    def _wake_services(self) -> None:
+        """Services on demand that are asked get their devices; the others' stay in the group that waits."""
+        loose = next((group for group in self.groups if not group.pool), None)
+        if loose is None:
+            return
+        for pool in self.on_demand:
+            if all(need.idle_s >= ON_DEMAND_IDLE_S for need in self.view.needs_of(pool)):
+                continue
+            awake = Group(pool, seats=self.plan.services[pool], on_demand=True)
+            waiting = self.seated[loose]
+            waiting.sort(key=lambda device: (device.gone, self.view.place(device.node).pool != pool))
+            self.seated[awake], self.seated[loose] = waiting[: awake.seats], waiting[awake.seats :]
+            self.groups.append(awake)
+
     def _pull(self, group: Group, missing: int) -> dict[str, int]:
         """How much each host is wanted for a group: where its others are, else where the whole of it has room."""
         together = Counter(device.host for device in self.seated[group])
@@ -155,9 +170,6 @@ class _Layout:
         reserve = [device for device in self.spare if device.node not in stand_ins]
         places = self.view.kept()
         for group, devices in self.seated.items():
-            if not group.pool:
-                places += self._loose(devices)
-                continue
             places += [self._seat(group, device) for device in devices if device.node not in stand_ins]
         places += [self._stand_in(node, group) for node, group in stand_ins.items()]
         places += [self._reserve(device) for device in reserve]
@@ -200,13 +212,11 @@ class _Layout:
         return bool(group.pool) and group.is_place(place) and (bool(group.persona) or group.pool != CHAT_POOL)
 
     def _borrowed(self, group: Group, found: dict[str, Group]) -> dict[str, Group]:
-        """Nobody is left for a persona and the reserve is used up: a persona with several devices lends one."""
-        if not group.persona:
-            return {}
-        for lender in sorted(self.groups, key=lambda one: -self._alive(one)):
-            if lender.persona and self._alive(lender) > 1:
-                device = next(d for d in reversed(self.seated[lender]) if d.alive and d.node not in found)
-                return {device.node: group}
+        """Nobody is left for a group and no reserve: who waits for jobs, or has several devices, lends one."""
+        for lender in sorted(self.groups, key=lambda one: (bool(one.pool), -self._alive(one))):
+            free = [device for device in self.seated[lender] if device.alive and device.node not in found]
+            if free and (not lender.pool or len(free) > 1):
+                return {free[-1].node: group}
         return {}
 
     def _by_distress(self) -> list[Group]:
@@ -224,8 +234,12 @@ class _Layout:
         return sum(not device.alive for device in self.seated[group])
 
     def _seat(self, group: Group, device: Seen) -> Place:
+        if not group.pool:
+            reason = f"Waits for the first job of {' or '.join(self.on_demand)}."
+            return decide(self.view, device.node, reason, tier="service", general=False)
         if not group.persona:
-            reason = f"One of {count(group.seats, 'device')} that all share for {group.pool}."
+            shared = f"One of {count(group.seats, 'device')} that all share for {group.pool}."
+            reason = f"Loaded for {group.pool}: jobs came." if group.on_demand else shared
             return decide(self.view, device.node, reason, pool=group.pool, tier="service")
         reason = f"One of {count(group.seats, 'device')} of persona {group.persona}."
         return decide(
@@ -253,21 +267,6 @@ class _Layout:
         route = (persona_route(group.persona),)
         here = Place(node=node, pool=CHAT_POOL, tier="reserve", model=group.model, general=False, routes=route)
         return decide(self.view, node, reason, **_asked(here))
-
-    def _loose(self, devices: Sequence[Seen]) -> Iterable[Place]:
-        """Services on demand: nothing is loaded until somebody asks, and nothing stays loaded for nobody."""
-        free = list(devices)
-        for pool in self.on_demand:
-            asked = [need for need in self.view.needs_of(pool) if need.idle_s < ON_DEMAND_IDLE_S]
-            if not asked:
-                continue
-            free.sort(key=lambda device: self.view.place(device.node).pool != pool)
-            for device in free[: self.plan.services[pool]]:
-                yield decide(self.view, device.node, f"Loaded for {pool}: jobs came.", pool=pool, tier="service")
-            del free[: self.plan.services[pool]]
-        names = " or ".join(self.on_demand)
-        for device in free:
-            yield decide(self.view, device.node, f"Waits for the first job of {names}.", tier="service", general=False)
 
     def _reserve(self, device: Seen) -> Place:
         own = self.view.pools[CHAT_POOL].model

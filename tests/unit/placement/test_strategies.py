@@ -263,6 +263,26 @@ def test_a_service_on_demand_is_loaded_by_its_first_job_and_unloaded_later() -> 
     assert [place.pool for place in world.round()] == [""]
 
 
+def test_a_service_whose_devices_are_all_dead_is_served_by_others() -> None:
+    """First by the reserve; when that is used up, somebody with several devices lends one."""
+    world = World("dedicated", 8)
+    world.settle()
+    world.needs = (Need(pool="media", queued=1, idle_s=0.0),)
+    world.settle()
+    for reserve in (True, False):
+        gone = [node for node, place in world.places.items() if place.pool == "media"]
+        if not reserve:
+            gone += [node for node, place in world.places.items() if place.tier == "reserve"]
+        world.set(gone, presence="gone")
+        world.settle()
+        assert any(world.places[node].pool == "media" for node in world.alive), world.places
+        check(world)
+    world.set([device.node for device in world.devices], presence="alive")
+    world.settle()
+    check(world)
+    assert sum(place.pool == "media" for place in world.places.values()) == 1
+
+
 def test_what_an_operator_decided_stays_and_counts() -> None:
     """A device held by an operator is not moved, and the strategy makes do with the others."""
     for strategy in ("dedicated", "dynamic", "pipeline"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def test_the_commented_examples_are_valid(tmp_path: Path) -> None:
     for start, count in ((0, 3), (3, 2)):
         block = "\n".join(examples[start : start + count])
         assert load_topology(write(tmp_path, f"version: 1\npools:\n{block}\n")).pools
+
+
+def test_the_examples_of_the_operations_guide_are_valid(tmp_path: Path) -> None:
+    """Every allocation that the guide offers to copy is understood, beside the pools of the shipped file."""
+    guide = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```yaml\n(allocation:\n.*?)```", guide, flags=re.DOTALL)
+    shipped = (ROOT / "queues.yaml").read_text(encoding="utf-8")
+    sizes = [len(load_topology(write(tmp_path, f"{shipped}\n{example}")).allocated) for example in examples]
+    assert sizes == [8, 48, 96, 96]
 
 
 @pytest.mark.parametrize(
