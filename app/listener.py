@@ -75,6 +75,8 @@ class Follower:
         self.overtaken = False
         self.retry_at = 0.0
         self.reading: Item | None = None
+        self.reading_token = 0
+        """The reading is true until a claim with a higher number speaks."""
         self.done = False
         self.torn = False
         """Text is missing and cannot be had: nothing is told until the text begins again or the run ends."""
@@ -324,7 +326,8 @@ class Listener:
         for follower in list(self.followers.values()):
             if follower.confirmed or follower.ended is not None:
                 items += self._advance(follower)
-            if follower.reading is not None and streams.token_of(follower.seq) == 0 and not follower.done:
+            current = streams.token_of(follower.seq) <= follower.reading_token
+            if follower.reading is not None and current and not follower.done:
                 items.append(follower.reading)
             follower.reading = None
             if follower.done:

@@ -23,6 +23,7 @@ from app.endings import ending, gone
 from app.items import Item, item
 from app.listener import Follower, Listener
 from app.system_watch import SystemWatch
+from app.waiting import why_waiting
 from reef import keys, streams
 from reef.contracts.events import (
     Event,
@@ -72,7 +73,7 @@ class _Topic:
         self.confirmed = False
         self.heard_at = time.monotonic()
         self.ended_ticks = 0
-        self.reading: tuple[int, float | None] | None = None
+        self.reading: tuple[int, float | None, str] | None = None
 
     def followers(self) -> Iterator[tuple[Listener, Follower]]:
         """Those who follow this run."""
@@ -370,12 +371,13 @@ class Relay:
         positions = self._ledger.positions(pool)
         load = self._ledger.load(pool)
         places = self._capacity.streams(self._topology.pool(pool))
+        note = why_waiting(self._client, pool)
         for record in waiting:
             position = positions.get(record.id)
             if position is None:
                 continue
             topic = topics[record.id]
-            reading = (position, load.wait_s(position, places))
+            reading = (position, load.wait_s(position, places), note)
             if reading == topic.reading:
                 continue
             topic.reading = reading
@@ -385,10 +387,11 @@ class Relay:
                 position=position,
                 wait_s=reading[1],
                 persona_id=persona_of(record),
+                note=note,
             )
             with self.lock:
                 for listener, follower in topic.followers():
-                    follower.reading = item(event)
+                    follower.reading, follower.reading_token = item(event), record.token
                     listener.wake()
 
 

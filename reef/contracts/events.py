@@ -20,11 +20,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
 
 
 class Queued(Event, frozen=True, kw_only=True, omit_defaults=False):
-    """The run waits. `position` 1 is next; `wait_s` is an estimate, None while nothing was measured yet."""
+    """The run waits, for the first time or again. `position` 1 is next; `wait_s` is an estimate, None while nothing was
+    measured yet; `note` says so where no device of the pool answers."""
 
     position: int
     wait_s: float | None = None
     persona_id: str = ""
+    note: str = ""
+    """Why nothing happens, for a person, where no device serves the run's pool."""
 
 
 class Started(Event, frozen=True, kw_only=True, omit_defaults=False):

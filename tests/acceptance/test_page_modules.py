@@ -80,3 +80,37 @@ def test_page_run_ignores_readings_that_are_out_of_date(chat: ChatPage, phase: d
     reading = {"type": "queued", "seq": 0, "position": 4, "wait_s": 3.0}
     assert applied(chat, reading)["position"] == 4
     assert applied(chat, phase, reading)["position"] is None
+
+
+HELD = """async ([runUrl, wordsUrl, events]) => {
+  const { Run } = await import(runUrl);
+  const { phaseWords } = await import(wordsUrl);
+  const run = new Run({ runId: "r", sessionId: "s" });
+  run.apply({ type: "resumed", run_id: "r", after_seq: 0, state: "running" });
+  return events.map((event) => {
+    const change = run.apply({ run_id: "r", ...event });
+    return [change, run.held, run.text, phaseWords(run, "Alice")];
+  });
+}"""
+
+
+def test_page_run_says_why_nothing_happens_until_it_goes_on(chat: ChatPage) -> None:
+    """A reading with a note is shown while waiting and in mid-reply; the next word of any attempt takes it away."""
+    held = {"type": "queued", "seq": 0, "position": 1, "note": "No device answers right now."}
+    again = {"type": "restarted", "seq": 2_000_001, "reason": "worker died"}
+    events = [held, STARTED, token(1_000_003, "Hi"), held, held, again, held, token(2_000_004, "Ho")]
+    urls = [chat.script_url("run.js"), chat.script_url("views/words.js")]
+    told = chat.page.evaluate(HELD, [*urls, events])
+    note = "No device answers right now."
+    assert [one[:3] for one in told] == [
+        ["phase", note, ""],
+        ["phase", "", ""],
+        ["appended", "", "Hi"],
+        ["phase", note, "Hi"],
+        ["", note, "Hi"],
+        ["replaced", "", ""],
+        ["phase", note, ""],
+        ["replaced", "", "Ho"],
+    ]
+    assert told[0][3] == note
+    assert told[6][3] == note

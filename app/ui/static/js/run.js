@@ -25,6 +25,7 @@ export class Run {
     this.metrics = null;
     this.messageId = null;
     this.notice = "";
+    this.held = ""; // why nothing happens now
     this.text = "";
     this.tokens = new Map();
     this.phaseSeq = 0;
@@ -55,6 +56,7 @@ export class Run {
     if (event.type === "queued") return this.#queued(seq, event);
     if (seq && seq <= this.phaseSeq) return "";
     this.phaseSeq = seq;
+    this.held = "";
     this.highest = Math.max(this.highest, seq);
     return this.#phase(seq, event);
   }
@@ -65,18 +67,29 @@ export class Run {
     const late = seq < this.highest && this.tokens.size > 1;
     this.highest = Math.max(this.highest, seq);
     if (!this.final) this.phase = "writing";
+    if (this.held) {
+      this.held = "";
+      this.text = this.#whole();
+      return "replaced";
+    }
     if (!late) {
       this.text += content;
       return "appended";
     }
-    this.text = [...this.tokens.entries()].sort((a, b) => a[0] - b[0]).map((entry) => entry[1]).join("");
+    this.text = this.#whole();
     return "replaced";
+  }
+
+  #whole() {
+    return [...this.tokens.entries()].sort((a, b) => a[0] - b[0]).map((entry) => entry[1]).join("");
   }
 
   #queued(seq, event) {
     this.highest = Math.max(this.highest, seq);
     this.personaId ||= event.persona_id ?? "";
-    if (this.phase !== "waiting") return "";
+    const held = this.held;
+    this.held = event.note ?? "";
+    if (this.phase !== "waiting") return held === this.held ? "" : "phase";
     this.position = event.position;
     this.waitS = event.wait_s ?? null;
     return "phase";
@@ -118,7 +131,7 @@ export class Run {
   #forget(seq) {
     this.textFrom = seq;
     for (const known of [...this.tokens.keys()]) if (known <= seq) this.tokens.delete(known);
-    this.text = [...this.tokens.entries()].sort((a, b) => a[0] - b[0]).map((entry) => entry[1]).join("");
+    this.text = this.#whole();
     this.restarted = true;
     this.position = null;
     this.phase = this.text ? "writing" : "waiting";

@@ -151,6 +151,7 @@ export class TurnView {
     }
     if (run && !run.final) {
       const told = run.restarted && run.text ? [h("span", {}, "The device restarted; the answer began again.")] : [];
+      if (run.held && run.text) told.push(h("span", {}, run.held));
       if (run.notice) told.push(h("span", {}, run.notice));
       return run.stopping && run.text ? [h("span", {}, "Stopping…")] : told;
     }

@@ -30,6 +30,7 @@ export function dayLabel(when, now = new Date()) {
 /** What a reply does before its first word. */
 export function phaseWords(run, name) {
   if (run.stopping) return "Stopping…";
+  if (run.held) return run.held;
   if (run.phase === "waiting") {
     if (run.restarted) return "The device restarted; the answer begins again.";
     return queueWords(run);
