@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from services import ChromaServer, RedisServer, free_port
+from postgres import running_postgres
+from services import ChromaServer, RedisServer
 from whole_product import SIMULATED_QUEUES, Reef, StartReef, real_reef, running_reef
 
 from reef.knowledge.vectors import VectorIndex
@@ -72,53 +70,11 @@ def vectors(shared_chroma: ChromaServer) -> Iterator[VectorIndex]:
     index.close()
 
 
-def _postgres_programs() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if found:
-        return found[-1].parent
-    on_path = shutil.which("initdb")
-    return Path(on_path).parent if on_path else None
-
-
-def _as_postgres(arguments: list[str]) -> list[str]:
-    """PostgreSQL refuses to run as root; then it runs as the user its package made."""
-    return (
-        ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups", *arguments]
-        if os.geteuid() == 0
-        else arguments
-    )
-
-
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """URL of a PostgreSQL server of our own, without a database name."""
-    programs = _postgres_programs()
-    assert programs is not None, "PostgreSQL is not installed; `make test` installs Debian's package"
-    base = Path("/tmp") / f"reef-postgres-{os.getpid()}"
-    base.mkdir(mode=0o700)
-    if os.geteuid() == 0:
-        user = pwd.getpwnam("postgres")
-        os.chown(base, user.pw_uid, user.pw_gid)
-    port = free_port()
-    data = base / "data"
-    try:
-        subprocess.run(
-            _as_postgres([str(programs / "initdb"), "-D", str(data), "-A", "trust", "-U", "reef", "--no-sync"]),
-            check=True,
-            stdout=subprocess.DEVNULL,
-            cwd="/tmp",
-        )
-        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={base} -c fsync=off"
-        control = [str(programs / "pg_ctl"), "-D", str(data), "-w", "-l", str(base / "log")]
-        subprocess.run(
-            _as_postgres([*control, "-o", options, "start"]), check=True, stdout=subprocess.DEVNULL, cwd="/tmp"
-        )
-        yield f"postgresql://reef@127.0.0.1:{port}"
-        subprocess.run(
-            _as_postgres([*control, "-m", "immediate", "stop"]), check=True, stdout=subprocess.DEVNULL, cwd="/tmp"
-        )
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+    with running_postgres() as url:
+        yield url
 
 
 _databases_made = iter(range(1_000_000))

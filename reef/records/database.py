@@ -18,6 +18,16 @@ SQLITE_BUSY_MS = 5
 """What SQLite may wait inside its library, once WAL mode is on; the rest of the wait is ours."""
 
 
+LINK_WATCH = {
+    "keepalives_idle": 3,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 8_000,
+}
+"""A link to PostgreSQL that carries nothing is given up after about nine seconds, not after the system's hours; at the
+server's end too, where a transaction behind a cut link would go on holding its locks."""
+
+
 class Database:
     """Connections to the records. Cheap to make; nothing connects before the first use."""
 
@@ -42,11 +52,13 @@ class Database:
             options["pool_reset_on_return"] = None  # nothing is ever left open
         else:
             options["pool_pre_ping"] = True
-            options["connect_args"] = {"connect_timeout": 5}
+            options["connect_args"] = {"connect_timeout": 5, **LINK_WATCH}
         self.engine = sa.create_engine(self.url, **options)
         self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         if self.kind == "sqlite":
             sa.event.listen(self.engine, "connect", _sqlite_pragmas)
+        else:
+            sa.event.listen(self.engine, "connect", _postgres_settings)
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -104,6 +116,13 @@ def _sqlite_pragmas(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_MS}")
     cursor.close()
+
+
+def _postgres_settings(connection: Any, _record: Any) -> None:
+    autocommit, connection.autocommit = connection.autocommit, True
+    for name, value in LINK_WATCH.items():
+        connection.execute(f"SET {name if name.startswith('tcp') else f'tcp_{name}'} = {value}")
+    connection.autocommit = autocommit
 
 
 def migrate(url: str) -> None:
