@@ -183,7 +183,7 @@ def _open_files(_: Settings) -> Check:
 
 def _queues(settings: Settings) -> Check:
     topology = read_topology(settings)
-    here = [f"{pool.name} on {device.name}" for pool, device in local_devices(topology)]
+    here = [f"{pool.name} on {device.name}" for pool, device in local_devices(topology, settings.machine)]
     text = f"{settings.queues_file}: {len(topology.pools)} pools; here: {', '.join(here) or 'no device'}"
     if here:
         return Check("queues.yaml", "good", text)
@@ -227,7 +227,7 @@ def _vectors(settings: Settings) -> Check:
         if silent := heartbeat.why_silent(settings.chroma_url, timeout_s=3.0):
             return Check("vectors", "bad", f"{shown} does not answer: {silent}", "Check host and port, or unset it.")
         return Check("vectors", "good", f"{shown} answers")
-    if not needs_vectors(read_topology(settings)):
+    if not needs_vectors(read_topology(settings), settings.machine):
         return Check("vectors", "good", "not needed: neither pool embed nor index has a device here")
     if not vector_server.installed():
         advice = "Reinstall the packages (make install), or set REEF_CHROMA_URL to a server elsewhere."
@@ -259,7 +259,7 @@ def _port(settings: Settings) -> Check:
 
 def check_model_of_chat(settings: Settings) -> Check:
     """The models of the local devices: there, and with the right hash."""
-    pools = {pool.name: pool for pool, _ in local_devices(read_topology(settings))}
+    pools = {pool.name: pool for pool, _ in local_devices(read_topology(settings), settings.machine)}
     verdict, text, advice = check_model(settings, list(pools.values()))
     return Check("model", verdict, text, advice)
 

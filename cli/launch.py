@@ -62,23 +62,25 @@ def is_loopback(host: str) -> bool:
     return host in LOOPBACK_HOSTS or host.startswith("127.")
 
 
-def local_devices(topology: Topology) -> list[tuple[Pool, Device]]:
-    """The devices of queues.yaml that belong to this machine."""
-    return [(pool, device) for pool in topology.pools.values() for device in pool.devices if _is_here(device)]
+def this_machine() -> str:
+    """What queues.yaml calls this machine unless REEF_MACHINE says otherwise."""
+    return socket.gethostname().partition(".")[0].lower()
 
 
-def local_allocated(topology: Topology) -> list[Device]:
+def local_devices(topology: Topology, machine: str = "") -> list[tuple[Pool, Device]]:
+    """The devices of pools that belong to this machine. `machine`: REEF_MACHINE, where it is set."""
+    here = ("", machine or this_machine())
+    return [(pool, device) for pool in topology.pools.values() for device in pool.devices if device.host in here]
+
+
+def local_allocated(topology: Topology, machine: str = "") -> list[Device]:
     """The devices of this machine that a strategy gives out."""
-    return [device for device in topology.allocated if _is_here(device)]
+    return [device for device in topology.allocated if device.host in ("", machine or this_machine())]
 
 
-def _is_here(device: Device) -> bool:
-    return device.host in ("", socket.gethostname().partition(".")[0].lower())
-
-
-def needs_vectors(topology: Topology) -> bool:
+def needs_vectors(topology: Topology, machine: str = "") -> bool:
     """Whether this machine reads documents. A worker elsewhere could not reach a server on our loopback anyway."""
-    return any(pool.name in KNOWLEDGE_POOLS for pool, _ in local_devices(topology))
+    return any(pool.name in KNOWLEDGE_POOLS for pool, _ in local_devices(topology, machine))
 
 
 def read_topology(settings: Settings) -> Topology:
@@ -211,7 +213,7 @@ class ReefProcesses:
             shown = without_password(self.settings.chroma_url)
             self._note(f"Chroma of REEF_CHROMA_URL ({shown}) " + (f"is silent: {silent}" if silent else "answers"))
             return
-        if not needs_vectors(topology):
+        if not needs_vectors(topology, self.settings.machine):
             return
         if not vector_server.installed():
             self._note("Chroma is not installed for this machine: documents cannot be asked. Set REEF_CHROMA_URL.")
@@ -228,9 +230,7 @@ class ReefProcesses:
             self._note(f"Chats go on without documents for now. {error}")
 
     def _supervise(self, more_secrets: Sequence[str]) -> Supervisor:
-        settings = self.settings
-        known = [*more_secrets, settings.remote_api_key, _password_of(settings.redis_url)]
-        known += [_password_of(settings.database_url), _password_of(settings.chroma_url)]
+        known = [*more_secrets, *secrets_of(self.settings)]
         if self._with_flower:
             self.flower = FlowerLogin("", "reef", secrets.token_urlsafe(24))
             known.append(self.flower.password)
@@ -265,9 +265,9 @@ class ReefProcesses:
     def _start_rest(self, topology: Topology) -> None:
         supervisor = self._running()
         supervisor.start(self._spec("web", _python("app.serve"), self.client.lives, grace_s=WEB_GRACE_S))
-        for pool, device in local_devices(topology):
+        for pool, device in local_devices(topology, self.settings.machine):
             supervisor.start(self.worker_spec(pool, device))
-        for device in local_allocated(topology):
+        for device in local_allocated(topology, self.settings.machine):
             supervisor.start(self.given_worker_spec(topology, device))
         supervisor.start(self._spec("sweeper", _python("workers.sweeper"), phase=1))
         if self.flower is not None:
@@ -359,7 +359,7 @@ class ReefProcesses:
         except ProcessFailed as error:
             raise Problem(str(error)) from None
         topology = read_topology(self.settings)
-        wanted = {pool.node(device) for pool, device in local_devices(topology)}
+        wanted = {pool.node(device) for pool, device in local_devices(topology, self.settings.machine)}
         elsewhere = {pool.node(device) for pool in topology.pools.values() for device in pool.devices} - wanted
         deadline = time.monotonic() + timeout_s
         while True:
@@ -416,6 +416,13 @@ class ReefProcesses:
     def _changed(self, states: Sequence[ProcessState]) -> None:
         self._directory.write_run_file(self.url, self._started_at, states)
         self._on_change(states)
+
+
+def secrets_of(settings: Settings) -> list[str]:
+    """What must not stand in a log."""
+    urls = (settings.redis_url, settings.database_url, settings.chroma_url)
+    known = [settings.remote_api_key, *map(_password_of, urls)]
+    return [secret for secret in known if len(secret) >= SECRET_CHARACTERS_MIN]
 
 
 def base_url(settings: Settings) -> str:

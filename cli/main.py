@@ -29,6 +29,7 @@ MODULES = {
     "flower": "cli.services",
     "migrate": "cli.services",
     "alive": "cli.alive",
+    "acl": "cli.acl",
 }
 """Where each command lives, under its own name; `--help` lists them in this order."""
 

@@ -1,26 +1,21 @@
 """The commands that run one part of the reef in the foreground: for containers, service managers and other hosts.
 
-Each replaces itself with the part's program, so that signals reach it directly; a pool with several devices is the
-exception, its processes are supervised here.
+Each replaces itself with the part's program, so that signals reach it directly; workers are the exception, their
+processes are supervised here (cli/hosting.py).
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 
 import click
 
 from cli.errors import Problem
-from cli.launch import CODE, bring_up_to_date, check_broker, is_loopback, local_devices, read_topology
+from cli.launch import CODE, bring_up_to_date, check_broker, is_loopback, local_devices, read_topology, this_machine
 from cli.options import data_dir_option, settings_with
 from reef.settings import Settings, inherited_environment
 from reef.topology import Device, Pool, Topology
-from workers.supervisor import ProcessSpec, Supervisor
-
-GRACE_EXTRA_S = 5.0
 
 
 @click.command()
@@ -36,37 +31,27 @@ def web(host: str | None, port: int | None, data_dir: object) -> None:
 
 
 @click.command()
-@click.option("--pool", "pool_name", required=True, help="A pool of queues.yaml.")
+@click.option("--pool", "pool_name", help="A pool of queues.yaml; without it every pool with a device on this machine.")
 @click.option("--device", "device_name", help="One device of the pool; without it all of this machine's.")
 @data_dir_option
-def worker(pool_name: str, device_name: str | None, data_dir: object) -> None:
-    """Run the worker of one device, or of all devices of a pool on this machine. Needs REEF_REDIS_URL."""
+def worker(pool_name: str | None, device_name: str | None, data_dir: object) -> None:
+    """Run the workers of a machine's devices and start again what dies. Needs REEF_REDIS_URL.
+
+    On a machine of its own it needs REEF_DATABASE_URL as well, and REEF_CHROMA_URL for embed and index.
+    """
+    from cli.hosting import check_alone, check_records, host_workers
     from cli.models import ensure_models
     from cli.show import Show
-    from workers.engines.select import environment
 
+    if device_name is not None and pool_name is None:
+        raise click.UsageError("--device needs --pool: the same device may serve several pools.")
     settings = _connected(settings_with(data_dir=data_dir))
-    topology = read_topology(settings)
-    pool = _pool(topology, pool_name)
-    if device_name is not None:
-        try:
-            devices = [pool.device(device_name)]
-        except KeyError as error:
-            raise click.UsageError(str(error.args[0])) from None
-    else:
-        devices = [device for owner, device in local_devices(topology) if owner is pool]
-    if not devices:
-        raise Problem(
-            f"Pool {pool.name} has no device on this machine.",
-            f"Give it one in {settings.queues_file} (devices: [cpu]), or name one with --device.",
-        )
+    check_records(settings)
+    places = _places(settings, read_topology(settings), pool_name, device_name)
     with Show() as show:
-        ensure_models(settings, [pool], show)
-    if len(devices) == 1:
-        arguments = ["--pool", pool.name, "--device", devices[0].address]
-        wanted = environment(pool, devices[0])
-        _become(settings.changed(node=pool.node(devices[0])), "workers.main", *arguments, environment=wanted)
-    _supervise(settings, pool, devices)
+        check_alone(settings, places, show)
+        ensure_models(settings, list({pool.name: pool for pool, _ in places}.values()), show)
+    host_workers(settings, places)
 
 
 @click.command()
@@ -113,6 +98,28 @@ def _connected(settings: Settings) -> Settings:
     return settings
 
 
+def _places(
+    settings: Settings, topology: Topology, pool_name: str | None, device_name: str | None
+) -> list[tuple[Pool, Device]]:
+    """The devices that are asked for. A machine that queues.yaml names serves the devices under its name only."""
+    if pool_name is not None and device_name is not None:
+        pool = _pool(topology, pool_name)
+        try:
+            return [(pool, pool.device(device_name))]
+        except KeyError as error:
+            raise click.UsageError(str(error.args[0])) from None
+    wanted = None if pool_name is None else _pool(topology, pool_name)
+    places = [place for place in local_devices(topology, settings.machine) if wanted in (None, place[0])]
+    here = [place for place in places if place[1].host] or places
+    if not here:
+        name = settings.machine or this_machine()
+        raise Problem(
+            f"{'No pool' if wanted is None else f'Pool {wanted.name}'} has no device on this machine.",
+            f"Give it one in {settings.queues_file} (devices: [cpu@{name}]), or name one with --device.",
+        )
+    return here
+
+
 def _pool(topology: Topology, name: str) -> Pool:
     try:
         return topology.pool(name)
@@ -126,36 +133,3 @@ def _become(settings: Settings, module: str, *arguments: str, environment: dict[
     os.chdir(CODE)
     merged = inherited_environment() | settings.environment() | (environment or {})
     os.execve(sys.executable, [sys.executable, "-m", module, *arguments], merged)  # noqa: S606
-
-
-def _supervise(settings: Settings, pool: Pool, devices: list[Device]) -> None:
-    """Run the workers of several devices until SIGTERM or Ctrl-C."""
-    from workers.engines.select import environment
-    from workers.recovery import recover_node
-
-    stop = threading.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: stop.set())
-    logs = settings.data_dir / "logs"
-    logs.mkdir(parents=True, exist_ok=True, mode=0o700)
-    supervisor = Supervisor(logs)
-    try:
-        for device in devices:
-            node = pool.node(device)
-            argv = [sys.executable, "-m", "workers.main", "--pool", pool.name, "--device", device.address]
-            own = settings.changed(node=node).environment() | environment(pool, device)
-            supervisor.start(
-                ProcessSpec(
-                    node,
-                    argv,
-                    inherited_environment() | own,
-                    CODE,
-                    on_exit=lambda report: recover_node(settings, report.name),
-                    stop_grace_s=pool.limits.drain_s + GRACE_EXTRA_S,
-                )
-            )
-            click.echo(f"{node}: log in {logs / node}.log")
-        stop.wait()
-    finally:
-        supervisor.stop_all()
-        supervisor.close()

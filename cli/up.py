@@ -160,7 +160,7 @@ def _own_log(settings: Settings) -> Iterator[None]:
 
 
 def _fetch_models(settings: Settings, topology: Topology, show: Show) -> None:
-    pools = {pool.name: pool for pool, _ in local_devices(topology)}
+    pools = {pool.name: pool for pool, _ in local_devices(topology, settings.machine)}
     ensure_models(settings, list(pools.values()), show)
 
 

@@ -66,6 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model_preload_bytes: int = -1
     """Memory for models that are likely to be asked for next, beside those that serve. -1: a quarter of what is free,
     on a machine with 8 GB or more; 0: none."""
+    machine: str = ""
+    """This machine's name in queues.yaml (`cpu@NAME`); empty: its host name up to the first dot."""
     log_level: str = "info"
 
     @property

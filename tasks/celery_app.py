@@ -6,6 +6,7 @@ The ledger is the truth about jobs (reef/ledger); what is configured here keeps 
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from celery import Celery
 
@@ -39,9 +40,24 @@ def transport_options(settings: Settings) -> dict[str, Any]:
     return options
 
 
+def split_tls(url: str) -> tuple[str, dict[str, str] | None]:
+    """A broker's URL without the TLS options of redis-py in it, and those as kombu wants them; None: no TLS.
+
+    kombu speaks plainly to a rediss:// URL that names no option, and knows other words for `ssl_cert_reqs`.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "rediss":
+        return url, None
+    query = parse_qsl(parts.query)
+    tls = {name: value for name, value in query if name.startswith("ssl_")}
+    rest = [(name, value) for name, value in query if name not in tls]
+    return urlunsplit(parts._replace(query=urlencode(rest))), {"ssl_cert_reqs": "required"} | tls
+
+
 def make_celery(settings: Settings) -> Celery:
     """The application for one process. Nothing connects before the first message."""
-    app = Celery("coralreef", broker=settings.redis_url, set_as_current=True)
+    address, tls = split_tls(settings.redis_url)
+    app = Celery("coralreef", broker=address, set_as_current=True)
     app.conf.update(
         # results live in the ledger; Redis results cost six more commands a job
         result_backend=None,
@@ -61,6 +77,7 @@ def make_celery(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options=transport_options(settings),
+        broker_use_ssl=tls,
         task_publish_retry=bool(settings.node),
         task_publish_retry_policy={
             "max_retries": 2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,11 +24,14 @@ class ProcessLog:
         *,
         file_bytes_max: int = FILE_BYTES_MAX,
         files_kept: int = FILES_KEPT,
+        echo: int | None = None,
     ) -> None:
+        """`echo`: a file descriptor that gets the same lines, for container logs and journals."""
         self.path = path
         self._secrets = [secret.encode() for secret in secrets if secret]
         self._file_bytes_max = file_bytes_max
         self._files_kept = files_kept
+        self._echo = echo
         self._rest = b""
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._size_bytes = os.fstat(self._file).st_size
@@ -56,6 +60,18 @@ class ProcessLog:
         # A full disk must not end the supervisor: these lines are lost, the processes live on.
         with contextlib.suppress(OSError):
             self._size_bytes += os.write(self._file, data)
+
+        if self._echo is not None:
+            self._repeat(self._echo, data)
+
+    @staticmethod
+    def _repeat(echo: int, data: bytes) -> None:
+        """A reader that does not keep up misses lines: they are in the file, and the writer must not wait for it."""
+        with contextlib.suppress(OSError, ValueError):
+            for start in range(0, len(data), select.PIPE_BUF):
+                if not select.select([], [echo], [], 0)[1]:
+                    return
+                os.write(echo, data[start : start + select.PIPE_BUF])
 
     def _rotate(self) -> None:
         with contextlib.suppress(OSError):

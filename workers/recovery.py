@@ -31,7 +31,7 @@ def recover_node(settings: Settings, node: str) -> None:
         client = redis.Redis.from_url(settings.redis_url, socket_timeout=3, socket_connect_timeout=3)
         try:
             client.hdel(keys.NODES, node)
-            restore_unacked(client, node)
+            left = restore_unacked(client, node)
             dispatcher = Dispatcher(settings, topology)
             for job in released:
                 if job.state == "queued":
@@ -41,7 +41,8 @@ def recover_node(settings: Settings, node: str) -> None:
                     announce_end(database, client, job)
         finally:
             client.close()
-        log.warning("worker %s died; %d of its jobs were released", node, len(released))
+        if released or left:
+            log.warning("worker %s died; %d of its jobs and %s hints were released", node, len(released), left)
     except (BrokerDown, redis.RedisError, OSError) as error:
         log.warning("worker %s died and the broker does not answer (%s); the sweeper will see to its jobs", node, error)
     finally:

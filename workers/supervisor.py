@@ -120,11 +120,14 @@ class Supervisor:
         secrets: Sequence[str] = (),
         on_change: Callable[[Sequence[ProcessState]], None] | None = None,
         healthy_after_s: float = HEALTHY_AFTER_S,
+        echo: int | None = None,
     ) -> None:
+        """`echo`: a file descriptor that gets every line as well, as far as its reader keeps up."""
         self._log_dir = log_dir
         self._secrets = tuple(secrets)
         self._on_change = on_change
         self._healthy_after_s = healthy_after_s
+        self._echo = echo
         self._processes: dict[str, _Process] = {}
         self._changed = threading.Condition()
         self._commands: list[Callable[[], None]] = []
@@ -148,7 +151,7 @@ class Supervisor:
 
         def command() -> None:
             try:
-                process = _Process(spec, ProcessLog(self._log_dir / f"{spec.name}.log", self._secrets))
+                process = _Process(spec, ProcessLog(self._log_dir / f"{spec.name}.log", self._secrets, echo=self._echo))
                 self._spawn(process)
                 self._processes[spec.name] = process
                 self._announce()

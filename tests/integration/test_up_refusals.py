@@ -126,7 +126,7 @@ def test_a_setting_that_cannot_be_used(run: Runner, monkeypatch: pytest.MonkeyPa
 def test_a_wrong_command_line_is_status_2(run: Runner) -> None:
     """Usage errors are told apart from things that are wrong with the machine."""
     assert run("up", "--port", "0").exit_code == 2
-    assert run("worker").exit_code == 2
+    assert run("worker", "--device", "cpu").exit_code == 2
     assert run("unknown").exit_code == 2
 
 

@@ -1,0 +1,160 @@
+"""What `coral-reef worker` does on a machine of devices: make sure that it may, then keep their workers running.
+
+The broker, the database and the web process are elsewhere; nothing of them is started here. A worker that dies is
+started again, and its jobs are free at once, as under `coral-reef up`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import click
+import msgspec
+import redis
+import sqlalchemy as sa
+
+from cli.errors import Problem
+from cli.launch import CODE, secrets_of
+from cli.show import Show
+from reef import keys
+from reef.contracts.nodes import NodeReport, decode_report
+from reef.records.database import Database
+from reef.settings import Settings, inherited_environment
+from reef.topology import Device, Pool
+from workers.supervisor import ExitReport, ProcessSpec, ProcessState, Supervisor
+
+GRACE_EXTRA_S = 5.0
+LOOK_S = 2.5
+"""A living worker reports more than once in this time."""
+CLOCK_SKEW_MAX_S = 1.0
+"""Leases compare the clocks of machines (reef/ledger/ledger.py)."""
+
+Place = tuple[Pool, Device]
+
+
+def check_records(settings: Settings) -> None:
+    """Raises Problem where this machine would look for jobs in a database of its own."""
+    if not settings.database_url and not (settings.data_dir / "reef.db").exists():
+        raise Problem(
+            f"There is no database in {settings.data_dir}: this worker would wait for jobs that nobody can give it.",
+            "Set REEF_DATABASE_URL to the PostgreSQL of the machine that runs the web process.",
+        )
+    database = Database(settings.sqlalchemy_url)
+    try:
+        database.ping()
+    except sa.exc.SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise Problem(
+            f"The database cannot be used: {reason}",
+            "Check REEF_DATABASE_URL (postgresql://USER:PASSWORD@HOST/NAME) and that this machine may connect.",
+        ) from None
+    finally:
+        database.dispose()
+
+
+def check_alone(settings: Settings, places: Sequence[Place], show: Show) -> None:
+    """Raises Problem where a living worker serves one of these devices already: a device has one owner.
+
+    What a dead one left (a machine that lost its power says no goodbye) is freed. Warns of a clock that is off.
+    """
+    nodes = [pool.node(device) for pool, device in places]
+    with redis.Redis.from_url(settings.redis_url, socket_timeout=3, socket_connect_timeout=3) as client:
+        skew_s = _skew_s(client)
+        if abs(skew_s) > CLOCK_SKEW_MAX_S:
+            show.warn(
+                f"This machine's clock is {skew_s:+.1f} s off the broker's. Leases compare clocks: run NTP on both."
+            )
+        before = _reports(client, nodes)
+        if any(time.time() - report.at < keys.NODE_TTL_S for report in before.values()):
+            time.sleep(LOOK_S)  # nothing announces a silence
+        after = _reports(client, nodes)
+    for node, report in after.items():
+        if node in before and report.at > before[node].at:
+            raise Problem(
+                f"{node} is served already, on {report.host} (process {report.pid}).",
+                "Stop that worker, or name the devices of each machine in queues.yaml (cpu@alpha, cpu@beta).",
+            )
+    from workers.recovery import recover_node
+
+    for node in nodes:
+        recover_node(settings, node)
+
+
+def host_workers(settings: Settings, places: Sequence[Place]) -> None:
+    """Run the workers until SIGTERM or Ctrl-C. Their output goes to their logs and to this one's."""
+    stop = threading.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: stop.set())
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logs = settings.data_dir / "logs"
+    logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+    supervisor = Supervisor(logs, secrets=secrets_of(settings), on_change=_teller(), echo=sys.stdout.fileno())
+    try:
+        for pool, device in places:
+            supervisor.start(worker_spec(settings, pool, device))
+        stop.wait()
+    finally:
+        supervisor.stop_all()
+        supervisor.close()
+
+
+def worker_spec(settings: Settings, pool: Pool, device: Device) -> ProcessSpec:
+    """How the worker of one device is run on this machine."""
+    from workers.engines.select import environment
+
+    node = pool.node(device)
+    own = settings.changed(node=node).environment() | environment(pool, device) | {"PYTHONUNBUFFERED": "1"}
+    return ProcessSpec(
+        node,
+        [sys.executable, "-m", "workers.main", "--pool", pool.name, "--device", device.address],
+        inherited_environment() | own,
+        CODE,
+        on_exit=functools.partial(_hand_back, settings),
+        stop_grace_s=pool.limits.drain_s + GRACE_EXTRA_S,
+    )
+
+
+def _hand_back(settings: Settings, report: ExitReport) -> None:
+    from workers.recovery import recover_node
+
+    recover_node(settings, report.name)
+
+
+def _teller() -> Callable[[Sequence[ProcessState]], None]:
+    """Says of each worker when it starts, dies and is started again."""
+    told: dict[str, tuple[str, int]] = {}
+
+    def tell(states: Sequence[ProcessState]) -> None:
+        for state in states:
+            now = (state.state, state.pid)
+            if told.get(state.name) != now:
+                told[state.name] = now
+                why = f" ({state.last_exit})" if state.last_exit and state.state != "running" else ""
+                click.echo(f"{state.name}: {state.state}{f', process {state.pid}' if state.pid else ''}{why}")
+
+    return tell
+
+
+def _skew_s(client: redis.Redis) -> float:
+    began_s = time.time()
+    seconds, microseconds = cast(tuple[int, int], client.time())
+    return (began_s + time.time()) / 2 - (seconds + microseconds / 1e6)
+
+
+def _reports(client: redis.Redis, nodes: Sequence[str]) -> dict[str, NodeReport]:
+    found: dict[str, NodeReport] = {}
+    raw: Any = client.hmget(keys.NODES, list(nodes))
+    for node, value in zip(nodes, raw, strict=True):
+        try:
+            if value is not None:
+                found[node] = decode_report(value)
+        except msgspec.DecodeError:
+            continue  # of another version
+    return found
