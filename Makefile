@@ -22,7 +22,7 @@ PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input
 LAUNCHER := printf '\#!%s\nimport sys\n\nsys.path.insert(0, "%s")\nfrom cli.main import main\n\nmain(prog_name="coral-reef")\n' \
 	"$(CURDIR)/$(PY)" "$(CURDIR)" > $(VENV)/bin/coral-reef && chmod +x $(VENV)/bin/coral-reef
 
-.PHONY: help run install install-dev packages test lint unit lock bench bench-knowledge soak clean
+.PHONY: help run install install-dev packages test lint unit lock bench bench-knowledge bench-devices soak clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -86,6 +86,9 @@ $(PEER_STAMP):
 
 bench-knowledge: install-dev $(PEER_STAMP) ## the figures of documents: embedding, parsing, searching, uploading
 	@$(PY) -m bench embeddings passages knowledge_search knowledge_quality ingestion
+
+bench-devices: install-dev packages ## the figures of TFLite models, media workers and pipelines
+	@$(PY) -m bench devices
 
 soak: install-dev packages ## the minutes-long endurance runs
 	@$(PY) -m pytest -m soak --timeout=1800 $(ARGS)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from bench import (
     affinity,
     chat,
+    devices,
     embeddings,
     flood,
     footprint,
@@ -38,6 +39,7 @@ BENCHES: dict[str, tuple[str, Callable[[Report], None]]] = {
     "knowledge_search": ("Searching twenty and a hundred thousand passages", knowledge_search.run),
     "knowledge_quality": ("Whether the right passage is found", knowledge_quality.run),
     "ingestion": ("Files in, chats beside them, questions afterwards", ingestion.run),
+    "devices": ("TFLite models, a worker beside a bare loop, a pipeline", devices.run),
     "footprint": ("Memory, imports, and the time to get ready", footprint.run),
 }
 

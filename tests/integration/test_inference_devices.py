@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import tiny_tflite
 from coral import coral, coral_files
 from edgetpu_double import Double, compile_double
 from whole_product import SIMULATED_QUEUES, Reef, running_reef
 
+from bench import tiny_tflite
 from reef.topology import load_topology
 
 ROOT = Path(__file__).parents[2]

@@ -38,7 +38,7 @@ def test_ci_runs_make_test_which_runs_every_check() -> None:
 def test_help_lists_the_targets() -> None:
     """A newcomer finds the targets without reading the Makefile."""
     answer = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for target in ("run", "test", "lint", "lock", "bench", "soak", "clean"):
+    for target in ("run", "test", "lint", "lock", "bench", "bench-devices", "soak", "clean"):
         assert f"make {target} " in answer.stdout
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_tflite
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from pipeline_parts import follower, running_pipeline, segment
 
+from bench import tiny_tflite
 from reef.ports import Cancelled, EngineError, EngineRefused, InferenceEngine
 from reef.topology import Device
 from workers.engines.tflite_runtime import Runtime

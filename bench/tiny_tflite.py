@@ -1,4 +1,4 @@
-"""Small TFLite files, written here: a model for CPU cores, the same cut into segments, one for an Edge TPU.
+"""Small TFLite files for tests and benches: a model for CPU cores, the same cut into segments, one for an Edge TPU.
 
 The CPU model is a chain of dense layers with a shortcut from the first to the last, so that a tensor has to pass a
 segment that does not use it. The compiled one is a single "edgetpu-custom-op", as edgetpu_compiler leaves it.
@@ -92,10 +92,13 @@ class Graph:
         return path
 
 
-def _dense(graph: Graph, layer: int, source: str, target: str) -> None:
+def _dense(graph: Graph, layer: int, source: str, target: str, width: int) -> None:
     numbers = np.random.default_rng(layer)
-    weights = graph.tensor(f"w{layer}", (WIDTH, WIDTH), data=numbers.normal(0, 0.4, (WIDTH, WIDTH)).astype(np.float32))
-    bias = graph.tensor(f"b{layer}", (WIDTH,), data=numbers.normal(0, 0.1, WIDTH).astype(np.float32))
+    spread = 1.6 / width**0.5
+    weights = graph.tensor(
+        f"w{layer}", (width, width), data=numbers.normal(0, spread, (width, width)).astype(np.float32)
+    )
+    bias = graph.tensor(f"b{layer}", (width,), data=numbers.normal(0, 0.1, width).astype(np.float32))
     options = schema.FullyConnectedOptionsT()
     options.fusedActivationFunction = schema.ActivationFunctionType.RELU
     graph.operator(
@@ -107,19 +110,19 @@ def _dense(graph: Graph, layer: int, source: str, target: str) -> None:
     )
 
 
-def chain(path: Path, first: int = 0, last: int = LAYERS) -> Path:
+def chain(path: Path, first: int = 0, last: int = LAYERS, *, layers: int = LAYERS, width: int = WIDTH) -> Path:
     """Layers `first` up to `last` of the model; the last adds what the first layer made, "t1", to its own."""
     graph = Graph()
-    source, inputs = graph.tensor(f"t{first}", (1, WIDTH)), [f"t{first}"]
+    source, inputs = graph.tensor(f"t{first}", (1, width)), [f"t{first}"]
     for layer in range(first, last):
-        target = graph.tensor(f"t{layer + 1}", (1, WIDTH))
-        _dense(graph, layer, source, target)
+        target = graph.tensor(f"t{layer + 1}", (1, width))
+        _dense(graph, layer, source, target, width)
         source = target
     outputs = [source]
-    if last == LAYERS:
+    if last == layers:
         if first > 1:
-            inputs.append(graph.tensor("t1", (1, WIDTH)))
-        outputs = [graph.tensor("sum", (1, WIDTH))]
+            inputs.append(graph.tensor("t1", (1, width)))
+        outputs = [graph.tensor("sum", (1, width))]
         kind = schema.BuiltinOptions.AddOptions
         graph.operator(schema.BuiltinOperator.ADD, [source, "t1"], outputs, schema.AddOptionsT(), kind=kind)
     elif first == 0 and last > 1:
@@ -127,12 +130,12 @@ def chain(path: Path, first: int = 0, last: int = LAYERS) -> Path:
     return graph.save(path, inputs, outputs)
 
 
-def segments(folder: Path, name: str, cuts: Sequence[int] = (0, 1, 2, LAYERS)) -> list[Path]:
+def segments(folder: Path, name: str, cuts: Sequence[int] = (0, 1, 2, LAYERS), *, width: int = WIDTH) -> list[Path]:
     """The model in parts, cut before these layers."""
     count = len(cuts) - 1
+    paths = [folder / f"{name}_segment_{number}_of_{count}.tflite" for number in range(count)]
     return [
-        chain(folder / f"{name}_segment_{number}_of_{count}.tflite", cuts[number], cuts[number + 1])
-        for number in range(count)
+        chain(path, cuts[number], cuts[number + 1], layers=cuts[-1], width=width) for number, path in enumerate(paths)
     ]
 
 
