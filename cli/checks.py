@@ -20,7 +20,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from cli.data_directory import DataDirectory
 from cli.devices import check_devices
 from cli.errors import Problem
-from cli.launch import CODE, check_broker, local_devices, needs_vectors, read_topology
+from cli.launch import check_broker, read_topology
+from cli.machine import CODE, local_devices, needs_vectors
 from cli.models import check_model
 from cli.options import without_password
 from cli.show import size

@@ -13,7 +13,8 @@ import msgspec
 import sqlalchemy as sa
 
 from cli.errors import Problem
-from cli.launch import local_devices, read_topology
+from cli.launch import read_topology
+from cli.machine import local_devices
 from cli.options import data_dir_option, settings_with
 from cli.show import plain_console, table
 from reef.records.database import Database

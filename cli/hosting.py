@@ -6,7 +6,6 @@ started again, and its jobs are free at once, as under `coral-reef up`.
 
 from __future__ import annotations
 
-import functools
 import logging
 import signal
 import sys
@@ -21,22 +20,19 @@ import redis
 import sqlalchemy as sa
 
 from cli.errors import Problem
-from cli.launch import CODE, secrets_of
+from cli.machine import Seat, node_of, secrets_of, worker_spec
 from cli.show import Show
 from reef import keys
 from reef.contracts.nodes import NodeReport, decode_report
 from reef.records.database import Database
-from reef.settings import Settings, inherited_environment
-from reef.topology import Device, Pool
-from workers.supervisor import ExitReport, ProcessSpec, ProcessState, Supervisor
+from reef.settings import Settings
+from reef.topology import Topology
+from workers.supervisor import ProcessState, Supervisor
 
-GRACE_EXTRA_S = 5.0
 LOOK_S = 2.5
 """A living worker reports more than once in this time."""
 CLOCK_SKEW_MAX_S = 1.0
 """Leases compare the clocks of machines (reef/ledger/ledger.py)."""
-
-Place = tuple[Pool, Device]
 
 
 def check_records(settings: Settings) -> None:
@@ -59,12 +55,12 @@ def check_records(settings: Settings) -> None:
         database.dispose()
 
 
-def check_alone(settings: Settings, places: Sequence[Place], show: Show) -> None:
+def check_alone(settings: Settings, seats: Sequence[Seat], show: Show) -> None:
     """Raises Problem where a living worker serves one of these devices already: a device has one owner.
 
     What a dead one left (a machine that lost its power says no goodbye) is freed. Warns of a clock that is off.
     """
-    nodes = [pool.node(device) for pool, device in places]
+    nodes = [node_of(seat) for seat in seats]
     with redis.Redis.from_url(settings.redis_url, socket_timeout=3, socket_connect_timeout=3) as client:
         skew_s = _skew_s(client)
         if abs(skew_s) > CLOCK_SKEW_MAX_S:
@@ -87,7 +83,7 @@ def check_alone(settings: Settings, places: Sequence[Place], show: Show) -> None
         recover_node(settings, node)
 
 
-def host_workers(settings: Settings, places: Sequence[Place]) -> None:
+def host_workers(settings: Settings, topology: Topology, seats: Sequence[Seat]) -> None:
     """Run the workers until SIGTERM or Ctrl-C. Their output goes to their logs and to this one's."""
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -97,34 +93,12 @@ def host_workers(settings: Settings, places: Sequence[Place]) -> None:
     logs.mkdir(parents=True, exist_ok=True, mode=0o700)
     supervisor = Supervisor(logs, secrets=secrets_of(settings), on_change=_teller(), echo=sys.stdout.fileno())
     try:
-        for pool, device in places:
-            supervisor.start(worker_spec(settings, pool, device))
+        for seat in seats:
+            supervisor.start(worker_spec(settings, topology, seat))
         stop.wait()
     finally:
         supervisor.stop_all()
         supervisor.close()
-
-
-def worker_spec(settings: Settings, pool: Pool, device: Device) -> ProcessSpec:
-    """How the worker of one device is run on this machine."""
-    from workers.engines.select import environment
-
-    node = pool.node(device)
-    own = settings.changed(node=node).environment() | environment(pool, device) | {"PYTHONUNBUFFERED": "1"}
-    return ProcessSpec(
-        node,
-        [sys.executable, "-m", "workers.main", "--pool", pool.name, "--device", device.address],
-        inherited_environment() | own,
-        CODE,
-        on_exit=functools.partial(_hand_back, settings),
-        stop_grace_s=pool.limits.drain_s + GRACE_EXTRA_S,
-    )
-
-
-def _hand_back(settings: Settings, report: ExitReport) -> None:
-    from workers.recovery import recover_node
-
-    recover_node(settings, report.name)
 
 
 def _teller() -> Callable[[Sequence[ProcessState]], None]:

@@ -6,16 +6,12 @@ and asks nothing; `cli/up.py` does the talking.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import importlib
 import secrets
-import socket
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,33 +20,37 @@ import sqlalchemy as sa
 
 from cli.data_directory import DataDirectory, FlowerLogin
 from cli.errors import Problem
+from cli.machine import (
+    CODE,
+    SECRET_CHARACTERS_MIN,
+    local_seats,
+    needs_vectors,
+    node_of,
+    python,
+    secrets_of,
+    worker_spec,
+)
 from cli.options import without_password
 from cli.reef_client import ReefClient
 from reef import access
 from reef.knowledge import heartbeat
 from reef.records.database import Database, migrate
 from reef.settings import Settings, inherited_environment
-from reef.topology import Device, Pool, Topology, TopologyError, load_topology
+from reef.topology import Topology, TopologyError, load_topology
 from workers import broker, vector_server
-from workers.supervisor import ExitReport, ProcessFailed, ProcessSpec, ProcessState, Supervisor
+from workers.supervisor import ProcessFailed, ProcessSpec, ProcessState, Supervisor
 
-CODE = Path(__file__).resolve().parents[1]
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 BROKER_READY_S = 30.0
 """Loading a large append-only file takes time; PING answers when it is done."""
 BROKER_STARTS_MAX = 3
 VECTORS_READY_S = 15.0
 """The start goes on without the vector store after this time; it may still come."""
-KNOWLEDGE_POOLS = ("embed", "index")
-"""Where one of these has a device on this machine, documents are read here, and a vector store is needed."""
 CRASHES_MIN = 2
 """Restarts after which a worker that never reported counts as unable to start."""
 READY_POLL_S = 0.1
 WEB_GRACE_S = 15.0
 SMALL_GRACE_S = 5.0
-WORKER_GRACE_EXTRA_S = 5.0
-SECRET_CHARACTERS_MIN = 8
-"""Shorter passwords are not blotted out of logs: they would tear holes into ordinary words."""
 STATUS_KEY_NAME = "coral-reef status on this machine"
 
 Note = Callable[[str], None]
@@ -60,27 +60,6 @@ Note = Callable[[str], None]
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a server that is bound there."""
     return host in LOOPBACK_HOSTS or host.startswith("127.")
-
-
-def this_machine() -> str:
-    """What queues.yaml calls this machine unless REEF_MACHINE says otherwise."""
-    return socket.gethostname().partition(".")[0].lower()
-
-
-def local_devices(topology: Topology, machine: str = "") -> list[tuple[Pool, Device]]:
-    """The devices of pools that belong to this machine. `machine`: REEF_MACHINE, where it is set."""
-    here = ("", machine or this_machine())
-    return [(pool, device) for pool in topology.pools.values() for device in pool.devices if device.host in here]
-
-
-def local_allocated(topology: Topology, machine: str = "") -> list[Device]:
-    """The devices of this machine that a strategy gives out."""
-    return [device for device in topology.allocated if device.host in ("", machine or this_machine())]
-
-
-def needs_vectors(topology: Topology, machine: str = "") -> bool:
-    """Whether this machine reads documents. A worker elsewhere could not reach a server on our loopback anyway."""
-    return any(pool.name in KNOWLEDGE_POOLS for pool, _ in local_devices(topology, machine))
 
 
 def read_topology(settings: Settings) -> Topology:
@@ -264,39 +243,14 @@ class ReefProcesses:
 
     def _start_rest(self, topology: Topology) -> None:
         supervisor = self._running()
-        supervisor.start(self._spec("web", _python("app.serve"), self.client.lives, grace_s=WEB_GRACE_S))
-        for pool, device in local_devices(topology, self.settings.machine):
-            supervisor.start(self.worker_spec(pool, device))
-        for device in local_allocated(topology, self.settings.machine):
-            supervisor.start(self.given_worker_spec(topology, device))
-        supervisor.start(self._spec("sweeper", _python("workers.sweeper"), phase=1))
+        supervisor.start(self._spec("web", python("app.serve"), self.client.lives, grace_s=WEB_GRACE_S))
+        for seat in local_seats(topology, self.settings.machine):
+            supervisor.start(worker_spec(self.settings, topology, seat))
+        supervisor.start(self._spec("sweeper", python("workers.sweeper"), phase=1))
         if self.flower is not None:
             supervisor.start(self._flower_spec(self.flower))
         # while the processes start: the first death must not wait for half a second of imports
         importlib.import_module("workers.recovery")
-
-    def worker_spec(self, pool: Pool, device: Device) -> ProcessSpec:
-        """How the worker of one device of a pool is run."""
-        return self._worker_spec(pool.node(device), device, ("--pool", pool.name), [pool])
-
-    def given_worker_spec(self, topology: Topology, device: Device) -> ProcessSpec:
-        """How the worker of a device is run that a strategy gives out: it may come to serve any pool."""
-        return self._worker_spec(device.node, device, (), topology.pools.values())
-
-    def _worker_spec(self, node: str, device: Device, pool: Sequence[str], pools: Collection[Pool]) -> ProcessSpec:
-        from workers.engines.select import environment
-
-        variables = self._environment(node=node)
-        for one in pools:
-            variables |= environment(one, device)
-        return ProcessSpec(
-            name=node,
-            argv=_python("workers.main", *pool, "--device", device.address),
-            environment=variables,
-            directory=CODE,
-            on_exit=lambda report: self._hand_back(node, report),
-            stop_grace_s=max(one.limits.drain_s for one in pools) + WORKER_GRACE_EXTRA_S,
-        )
 
     def _flower_spec(self, login: FlowerLogin) -> ProcessSpec:
         address = httpx.URL(login.url)
@@ -306,7 +260,7 @@ class ReefProcesses:
             "FLOWER_PORT": str(address.port),
             "FLOWER_BASIC_AUTH": f"{login.user}:{login.password}",
         }
-        argv = _python("celery", "-A", "tasks.celery_app", "flower")
+        argv = python("celery", "-A", "tasks.celery_app", "flower")
         return ProcessSpec("flower", argv, environment, CODE, stop_phase=1, stop_grace_s=SMALL_GRACE_S)
 
     def _spec(
@@ -323,12 +277,6 @@ class ReefProcesses:
     def _environment(self, **fields: str) -> dict[str, str]:
         quiet = {"PYTHONUNBUFFERED": "1"}
         return inherited_environment() | quiet | self.settings.changed(**fields).environment()
-
-    def _hand_back(self, node: str, report: ExitReport) -> None:
-        """The jobs of a dead worker go back to their queue before its successor asks for jobs."""
-        from workers.recovery import recover_node
-
-        recover_node(self.settings, node)
 
     # --- while it runs -----------------------------------------------------------------------------------------
 
@@ -359,7 +307,7 @@ class ReefProcesses:
         except ProcessFailed as error:
             raise Problem(str(error)) from None
         topology = read_topology(self.settings)
-        wanted = {pool.node(device) for pool, device in local_devices(topology, self.settings.machine)}
+        wanted = {node_of(seat) for seat in local_seats(topology, self.settings.machine)}
         elsewhere = {pool.node(device) for pool in topology.pools.values() for device in pool.devices} - wanted
         deadline = time.monotonic() + timeout_s
         while True:
@@ -418,26 +366,9 @@ class ReefProcesses:
         self._on_change(states)
 
 
-def secrets_of(settings: Settings) -> list[str]:
-    """What must not stand in a log."""
-    urls = (settings.redis_url, settings.database_url, settings.chroma_url)
-    known = [settings.remote_api_key, *map(_password_of, urls)]
-    return [secret for secret in known if len(secret) >= SECRET_CHARACTERS_MIN]
-
-
 def base_url(settings: Settings) -> str:
     """The address under which this machine reaches the web process."""
     host = {"0.0.0.0": broker.LOOPBACK, "": broker.LOOPBACK, "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"
     return f"http://{host}:{settings.port}"
-
-
-def _python(module: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", module, *arguments]
-
-
-def _password_of(url: str) -> str:
-    with contextlib.suppress(sa.exc.ArgumentError, ValueError):
-        return sa.make_url(url).password or ""
-    return ""

@@ -40,10 +40,10 @@ class ReefClient:
     def devices(self) -> list[dict[str, Any]]:
         """The reports of all devices; empty while the web process does not answer."""
         try:
-            pools = self.status()["pools"]
+            status = self.status()
         except (httpx.HTTPError, ValueError):
             return []
-        return [device for pool in pools for device in pool["devices"]]
+        return [*(device for pool in status["pools"] for device in pool["devices"]), *status["unplaced"]]
 
     def _succeeds(self, path: str) -> bool:
         try:

@@ -12,10 +12,11 @@ import sys
 import click
 
 from cli.errors import Problem
-from cli.launch import CODE, bring_up_to_date, check_broker, is_loopback, local_devices, read_topology, this_machine
+from cli.launch import bring_up_to_date, check_broker, is_loopback, read_topology
+from cli.machine import CODE, Seat, local_seats, this_machine
 from cli.options import data_dir_option, settings_with
 from reef.settings import Settings, inherited_environment
-from reef.topology import Device, Pool, Topology
+from reef.topology import Pool, Topology
 
 
 @click.command()
@@ -32,7 +33,11 @@ def web(host: str | None, port: int | None, data_dir: object) -> None:
 
 @click.command()
 @click.option("--pool", "pool_name", help="A pool of queues.yaml; without it every pool with a device on this machine.")
-@click.option("--device", "device_name", help="One device of the pool; without it all of this machine's.")
+@click.option(
+    "--device",
+    "device_name",
+    help="One device of the pool (without --pool: of the allocation). Default: all here.",
+)
 @data_dir_option
 def worker(pool_name: str | None, device_name: str | None, data_dir: object) -> None:
     """Run the workers of a machine's devices and start again what dies. Needs REEF_REDIS_URL.
@@ -43,15 +48,16 @@ def worker(pool_name: str | None, device_name: str | None, data_dir: object) -> 
     from cli.models import ensure_models
     from cli.show import Show
 
-    if device_name is not None and pool_name is None:
-        raise click.UsageError("--device needs --pool: the same device may serve several pools.")
-    settings = _connected(settings_with(data_dir=data_dir))
+    settings = settings_with(data_dir=data_dir)
+    topology = read_topology(settings)
+    named = None if device_name is None else _named(topology, pool_name, device_name)
+    settings = _connected(settings)
     check_records(settings)
-    places = _places(settings, read_topology(settings), pool_name, device_name)
+    seats = [named] if named else _seats(settings, topology, pool_name)
     with Show() as show:
-        check_alone(settings, places, show)
-        ensure_models(settings, list({pool.name: pool for pool, _ in places}.values()), show)
-    host_workers(settings, places)
+        check_alone(settings, seats, show)
+        ensure_models(settings, list({pool.name: pool for pool, _ in seats if pool}.values()), show)
+    host_workers(settings, topology, seats)
 
 
 @click.command()
@@ -98,19 +104,11 @@ def _connected(settings: Settings) -> Settings:
     return settings
 
 
-def _places(
-    settings: Settings, topology: Topology, pool_name: str | None, device_name: str | None
-) -> list[tuple[Pool, Device]]:
+def _seats(settings: Settings, topology: Topology, pool_name: str | None) -> list[Seat]:
     """The devices that are asked for. A machine that queues.yaml names serves the devices under its name only."""
-    if pool_name is not None and device_name is not None:
-        pool = _pool(topology, pool_name)
-        try:
-            return [(pool, pool.device(device_name))]
-        except KeyError as error:
-            raise click.UsageError(str(error.args[0])) from None
     wanted = None if pool_name is None else _pool(topology, pool_name)
-    places = [place for place in local_devices(topology, settings.machine) if wanted in (None, place[0])]
-    here = [place for place in places if place[1].host] or places
+    seats = [seat for seat in local_seats(topology, settings.machine) if wanted in (None, seat[0])]
+    here = [seat for seat in seats if seat[1].host] or seats
     if not here:
         name = settings.machine or this_machine()
         raise Problem(
@@ -118,6 +116,22 @@ def _places(
             f"Give it one in {settings.queues_file} (devices: [cpu@{name}]), or name one with --device.",
         )
     return here
+
+
+def _named(topology: Topology, pool_name: str | None, device_name: str) -> Seat:
+    """One device: of a pool, or without --pool one that a strategy gives out."""
+    if pool_name is not None:
+        pool = _pool(topology, pool_name)
+        try:
+            return pool, pool.device(device_name)
+        except KeyError as error:
+            raise click.UsageError(str(error.args[0])) from None
+    for device in topology.allocated:
+        if device_name in (device.address, device.name):
+            return None, device
+    raise click.UsageError(
+        "--device needs --pool, unless it is a device of the allocation: it may serve several pools."
+    )
 
 
 def _pool(topology: Topology, name: str) -> Pool:

@@ -16,7 +16,8 @@ from typing import Any
 import click
 
 from cli.errors import Problem
-from cli.launch import ReefProcesses, is_loopback, local_devices
+from cli.launch import ReefProcesses, is_loopback
+from cli.machine import local_devices
 from cli.models import ensure_models
 from cli.options import data_dir_option, settings_with
 from cli.show import Show

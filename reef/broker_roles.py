@@ -30,6 +30,8 @@ _LISTEN = "subscribe unsubscribe psubscribe punsubscribe"
 _CONSUME = "brpop rpop rpush srem exists hset hget hdel hkeys zadd zrem zrevrangebyscore del"
 _RUN_LOG = "xadd xrange xrevrange xlen expire"
 _UPLOAD_LOG = f"{_SCRIPTS} set hget hset"
+_MOVE_HINTS = "lpop lrange rpush srem"
+_SEE_NODES = "get hgetall hlen hmget hvals"
 
 _BINDINGS = "_kombu.binding.*"
 _MAIL = ("celeryev*", "*.celery.pidbox*")
@@ -52,21 +54,32 @@ def rules(topology: Topology) -> dict[Role, Rule]:
     logs = (keys.run_events("*"), keys.upload_events("*"), keys.upload_at("*"), keys.upload_told("*"))
     told = (keys.run_channel("*"), keys.upload_channel("*"), keys.PLACEMENT_CHANNEL, keys.SYSTEM_CHANNEL)
     books = keys.unacked("*")
+    routes = keys.routes_used("*")
     seen_affinity, seen_nodes, seen_history = (f"%R~{key}" for key in (keys.affinity("*"), keys.NODES, keys.HISTORY))
     return {
         "web": Rule(
-            commands=f"{_CONNECTION} {_SEND} {_LISTEN} {_RUN_LOG} {_UPLOAD_LOG} get hgetall hmget",
-            keys=(*queues, _BINDINGS, *logs, seen_affinity, seen_nodes, seen_history),
+            commands=f"{_CONNECTION} {_SEND} {_LISTEN} {_RUN_LOG} {_UPLOAD_LOG} {_SEE_NODES}",
+            keys=(*queues, _BINDINGS, routes, *logs, seen_affinity, seen_nodes, seen_history),
             channels=(*told, keys.session_channel("*"), keys.STOP_CHANNEL),
         ),
         "worker": Rule(
-            commands=f"{_CONNECTION} {_SEND} {_LISTEN} {_CONSUME} {_RUN_LOG} {_UPLOAD_LOG} get hmget hgetall",
-            keys=(*queues, *_MAIL, _BINDINGS, *books, *logs, keys.affinity("*"), keys.NODES),
+            commands=f"{_CONNECTION} {_SEND} {_LISTEN} {_CONSUME} {_RUN_LOG} {_UPLOAD_LOG} {_SEE_NODES} {_MOVE_HINTS}",
+            keys=(
+                *queues,
+                keys.idle_queue("*"),
+                routes,
+                *_MAIL,
+                _BINDINGS,
+                *books,
+                *logs,
+                keys.affinity("*"),
+                keys.NODES,
+            ),
             channels=(*told, keys.STOP_CHANNEL, *_CELERY),
         ),
         "sweeper": Rule(
-            commands=f"{_CONNECTION} {_SEND} {_RUN_LOG} {_UPLOAD_LOG} get hgetall hmget hkeys hdel zrem rpush",
-            keys=(*queues, _BINDINGS, *books, *logs, keys.NODES, keys.HISTORY, seen_affinity),
+            commands=f"{_CONNECTION} {_SEND} {_RUN_LOG} {_UPLOAD_LOG} {_SEE_NODES} {_MOVE_HINTS} hkeys hdel zrem",
+            keys=(*queues, routes, _BINDINGS, *books, *logs, keys.NODES, keys.HISTORY, seen_affinity),
             channels=told,
         ),
         "monitor": Rule(

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cli.errors import Problem
-from cli.launch import ReefProcesses, local_devices
+from cli.launch import ReefProcesses
+from cli.machine import local_devices
 from reef.settings import Settings
 from reef.topology import load_topology
 from workers import broker, child_process
