@@ -25,7 +25,7 @@ from reef.topology import Pool
 from workers.consuming import Consuming
 from workers.heartbeat import Heartbeat
 from workers.hints import Strays
-from workers.mounting import Mounting
+from workers.mounting import Mounting, shown
 from workers.place_file import PlaceFile
 from workers.rack import Mounted, Rack
 from workers.replaying import Replaying
@@ -118,7 +118,7 @@ class Follower:
         settled = self._serve(want, mounted) and self._residents(want, mounted)
         self._report(want, settled and (model or "") == want.model)
         self._strays.move()
-        return settled and not self.mounting.loading and not self._strays.any
+        return settled and not self.mounting.is_loading and not self._strays.any
 
     # --- what is wanted
 
@@ -154,7 +154,7 @@ class Follower:
 
     def _bring(self, pool: Pool, model: str, version: int) -> Mounted | None:
         """Have the model loaded, making room first where there is none. Gives nothing yet."""
-        if self.mounting.loading:
+        if self.mounting.is_loading:
             return None
         try:
             crowded = self.mounting.why_no_room(pool, model) if not self._rack.is_empty else ""
@@ -165,7 +165,7 @@ class Follower:
             return None
         if crowded and not self._make_room(model, crowded):
             return None
-        self._tell(model, "LOADING", f"{model} is being loaded")
+        self._tell(shown(model), "LOADING", f"{shown(model)} is being loaded")
         self.mounting.begin(pool, model, version)
         return None
 
@@ -177,18 +177,15 @@ class Follower:
             return False
         if self._rack.is_closing:
             return False
-        if serving and not self._draining:
-            self._draining = f"no room for {model} beside {', '.join(serving)} ({crowded}): running jobs end first"
+        if not self._draining:
+            beside = ", ".join(serving) or "what still runs"
+            self._draining = f"no room for {shown(model)} beside {beside} ({crowded}): running jobs end first"
             log.warning("%s", self._draining)
-        if not self._consuming.apply((self._idle,), IDLE_STREAMS):
+        if not self._take(Wanted(pool=None), ()):
             return False
         self._rack.refuse_all()
         self._rack.keep("", ())
         return self._rack.is_empty
-
-    @property
-    def _idle(self) -> str:
-        return Wanted(pool=None).queues(self._seat.node, ())[0]
 
     # --- jobs
 
@@ -205,16 +202,17 @@ class Follower:
         self._draining = ""
         self._means.open_station(want.pool)
         if self._rack.serving(want.pool.name) is not mounted:
-            self._rack.serve(mounted)
+            if not self._rack.serve(mounted):
+                return False
             self._served[want.pool.name] = mounted.name
-            self._tell(mounted.name, "READY", f"{mounted.name} answers new jobs of pool {want.pool.name}")
+            self._tell(mounted.engine.model, "READY", f"{mounted.engine.model} serves pool {want.pool.name}")
             self._means.replaying.begin(mounted)
         if not self._take(want, self._rack.names(want.pool.name)):
             return False
         for pool in self._rack.serving_pools():
             if pool != want.pool.name:
                 self._rack.refuse(pool)
-        self._rack.keep(want.pool.name, {mounted.name, *(set(want.resident) - self._crowded)})
+        self._rack.keep(want.pool.name, {mounted.name, *want.resident})
         return True
 
     def _keep_serving(self, want: Wanted) -> bool:
@@ -248,7 +246,7 @@ class Follower:
         for model in want.resident:
             if self._rack.find(want.pool.name, model) or self.mounting.refused(want.pool, model, want.version):
                 continue
-            if self.mounting.loading:
+            if self.mounting.is_loading:
                 return False
             try:
                 crowded = self.mounting.why_no_room(want.pool, model)
@@ -285,14 +283,14 @@ class Follower:
             fields |= self._idle_fields(want)
         if names in ([], [want.pool.name if want.pool else ""]):
             fields["tier"] = want.tier
-        if not self.mounting.loading:
+        if not self.mounting.is_loading:
             fields |= {"progress": 1.0, "note": self._note(want)}
         self._heartbeat.change(**fields)
 
     def _idle_fields(self, want: Wanted) -> dict[str, object]:
         if want.pool is None:
             return {"state": "ready", "pool": "", "streams": 0}
-        state = "loading" if self._draining or self.mounting.loading else "failed"
+        state = "loading" if self._draining or self.mounting.is_loading else "failed"
         return {"state": state, "pool": want.pool.name, "streams": want.pool.streams}
 
     def _serving_fields(self, pool: Pool, serving: Mounted) -> dict[str, object]:
@@ -313,7 +311,7 @@ class Follower:
         if self._draining:
             return self._draining
         if want.pool is not None and (refusal := self.mounting.refused(want.pool, want.model, want.version)):
-            return f"{want.model} cannot be loaded: {refusal.reason}"
+            return f"{shown(want.model)} cannot be loaded: {refusal.reason}"
         if self._crowded:
             return f"no room in memory to keep {', '.join(sorted(self._crowded))} beside what serves"
         return want.note

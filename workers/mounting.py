@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from reef.placement.model import stage_of
 from reef.ports import EngineError, Progress
 from reef.topology import Pool
 from workers import memory
@@ -20,6 +21,16 @@ from workers.rack import Mounted, Rack
 from workers.seat import Seat
 
 log = logging.getLogger(__name__)
+
+DEFAULT = "the default model"
+"""What a pool's model is called where queues.yaml names none."""
+
+
+def shown(model: str) -> str:
+    """A model for a person, or a segment of one."""
+    stage = stage_of(model)
+    return f"segment {stage.stage + 1} of {len(stage.peers)} of {stage.model}" if stage else model or DEFAULT
+
 
 RETRY_AFTER_S = (30.0, 120.0, 600.0)
 """A model that could not be loaded is tried again after the first, the second of these, and so on."""
@@ -64,9 +75,14 @@ class Mounting:
         """The last model that could not be loaded."""
 
     @property
+    def is_loading(self) -> bool:
+        """Whether a model is on its way."""
+        return self._loading is not None
+
+    @property
     def loading(self) -> str:
-        """Model that is on its way; empty when none is."""
-        return self._loading[1] if self._loading else ""
+        """Its name, for a person; empty when none is on its way."""
+        return shown(self._loading[1]) if self._loading else ""
 
     def refused(self, pool: Pool, model: str, version: int) -> Refusal | None:
         """Why this model is left alone for now, if it is."""

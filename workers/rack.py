@@ -75,7 +75,7 @@ class Rack:
         self.on_visit: Callable[[], None] = lambda: None
         """Called when a job comes, before it gets its engine."""
         self.on_change: Callable[[], None] = lambda: None
-        """Called when a job has left an engine that is not wanted any more, or left the whole rack empty."""
+        """Called when the last job has left an engine that is not wanted any more, and when one has been closed."""
         self._mounted: list[Mounted] = []
         self._serving: dict[str, Mounted] = {}
         self._past = Work()
@@ -101,11 +101,14 @@ class Rack:
         """The engine that new jobs of this pool get."""
         return self._serving.get(pool)
 
-    def serve(self, mounted: Mounted) -> None:
-        """From now on new jobs of its pool get this engine."""
+    def serve(self, mounted: Mounted) -> bool:
+        """From now on new jobs of its pool get this engine. False where it has just left: its last job had ended."""
         with self._lock:
+            if mounted not in self._mounted:
+                return False
             mounted.wanted = True
             self._serving[mounted.pool] = mounted
+            return True
 
     def refuse(self, pool: str) -> None:
         """New jobs of this pool are passed on; what runs goes on."""
@@ -248,7 +251,6 @@ class Rack:
             changed = any(not one.users and not one.wanted for one in held)
             if not any(one.users for one in self._mounted):
                 self._idle.notify_all()
-                changed = True
         if changed:
             self._close_unused()
             self.on_change()

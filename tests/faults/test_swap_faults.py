@@ -15,8 +15,8 @@ from reef.ledger import NewJob
 from workers import broker
 
 NODE = "chat-simulated"
-SLOW = "simulated:token_ms=10,load_ms=1500"
-LONG = "Tell me everything about the sea, its fish and its storms. " * 3
+SLOW = "simulated:token_ms=10,load_ms=1000"
+LONG = "Tell me everything about the sea, its fish and its storms. " * 2
 GIVEN_OUT = (
     SIMULATED_QUEUES.replace("streams: 8", "streams: 2").replace("model: simulated", 'model: "simulated:token_ms=5"')
     + """
@@ -24,7 +24,6 @@ GIVEN_OUT = (
     queue: embed
     devices: ["simulated:9@elsewhere"]
     engine: simulated
-    model: "simulated:text_ms=5"
     streams: 3
     limits: {deadline_s: 120, attempts_max: 3, lease_s: 5, hang_s: 10, drain_s: 2}
 allocation:

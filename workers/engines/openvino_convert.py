@@ -7,6 +7,7 @@ names of all nodes agree, and it numbers them per process, so this must be as fr
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ from workers.engines.openvino_weights import WIDEN_BELOW_BYTES, widen
 
 KV_BYTES_PER_VALUE = 1.25
 """Keys and values are kept in 8 bits with a scale and a zero point per group."""
+CONVERTING_NICE = 10
+"""Another model may be answering people meanwhile."""
 TRIAL_KV_BLOCKS = 64
 
 
@@ -110,6 +113,7 @@ def _tell(share: float, note: str) -> None:
 
 def main(arguments: list[str]) -> None:
     """Convert, or only compile."""
+    os.nice(CONVERTING_NICE)
     source, folder, threads = arguments
     if source == "compile":
         make_pipeline(Path(folder), int(threads), TRIAL_KV_BLOCKS, streams=1, chunk_tokens=256, blob=True)

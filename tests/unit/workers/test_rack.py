@@ -11,6 +11,7 @@ import pytest
 from reef.ledger import JobRecord
 from reef.placement.model import model_route, persona_route
 from workers.engines.simulated import SimulatedEngine
+from workers.engines.simulated_knowledge import SimulatedEmbedding, SimulatedParser
 from workers.rack import Mounted, Rack, Work
 from workers.rates import WINDOW_S, Rates
 
@@ -115,6 +116,25 @@ def test_a_route_names_a_model_in_memory(rack: Rack, tmp_path: Path) -> None:
     assert resident.closed.wait(PATIENCE_S)
     assert rack.find("chat", beside.name) is None
     assert not rack.drop_beside()
+
+
+def test_an_engine_that_has_just_left_cannot_serve(rack: Rack, tmp_path: Path) -> None:
+    """Whoever found it a moment ago is told, and loads the model anew."""
+    old, old_engine = mount(rack, tmp_path, "simulated")
+    rack.keep("chat", ())
+    assert old_engine.closed.wait(PATIENCE_S)
+    assert not rack.serve(old)
+    assert rack.serving("chat") is None
+
+
+def test_what_encoders_do_counts_as_inferences(rack: Rack) -> None:
+    """Vectors are no tokens; what a parser does is neither."""
+    encoder = SimulatedEmbedding("simulated")
+    rack.mount("embed", "simulated", encoder)
+    rack.mount("index", "simulated", SimulatedParser("simulated"))
+    encoder.embed_documents(["a", "b"], threading.Event())
+    assert rack.work() == Work(encoder.steps(), tokens=0, inferences=encoder.steps())
+    assert encoder.steps() > 0
 
 
 def test_what_is_told_of_rates_was_counted(rack: Rack, tmp_path: Path) -> None:
