@@ -18,6 +18,7 @@ MODULES = {
     "devices": "cli.devices",
     "models": "cli.models",
     "plan": "cli.plan",
+    "quantize": "cli.quantize",
     "knowledge": "cli.knowledge",
     "ingest": "cli.ingest",
     "placement": "cli.placement",

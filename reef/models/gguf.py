@@ -60,7 +60,9 @@ class GgufHead(msgspec.Struct, frozen=True):
         return str(self.metadata.get("tokenizer.chat_template", ""))
 
 
-class _Reader:
+class Reader:
+    """Reads the head of a file from front to back."""
+
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.at = data, 0
 
@@ -121,14 +123,14 @@ def read_head(path: Path, wanted: Callable[[str], bool] | None = None) -> GgufHe
             if file.read(4) != MAGIC:
                 raise ModelError(f"{path} is not a model in GGUF format. Give a .gguf file.")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _parse(path, _Reader(data), wanted)
+                return _parse(path, Reader(data), wanted)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     except (struct.error, ValueError, KeyError, IndexError) as error:
         raise ModelError(f"{path} is damaged or cut short ({error}). Delete it and fetch it again.") from error
 
 
-def _parse(path: Path, reader: _Reader, wanted: Callable[[str], bool] | None) -> GgufHead:
+def _parse(path: Path, reader: Reader, wanted: Callable[[str], bool] | None) -> GgufHead:
     _, version = reader.take("4sI")
     if version not in VERSIONS:
         raise ModelError(f"{path} has GGUF version {version}; versions 2 and 3 are understood.")
@@ -149,7 +151,7 @@ def _parse(path: Path, reader: _Reader, wanted: Callable[[str], bool] | None) ->
     return GgufHead(metadata, types, parameters)
 
 
-def _tensors(reader: _Reader, count: int) -> tuple[frozenset[str], int, int]:
+def _tensors(reader: Reader, count: int) -> tuple[frozenset[str], int, int]:
     types, parameters, end = set(), 0, 0
     for _ in range(count):
         reader.skip(_STRING)
