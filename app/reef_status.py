@@ -92,7 +92,10 @@ class ReefStatus:
         )
 
     def _model(self, reports: Reports) -> ModelStatus:
-        loaded = next((report.model for report in reports.values() if report.pool == CHAT_POOL and report.model), "")
+        serving = [report for report in reports.values() if report.pool == CHAT_POOL and report.model]
+        # what a simulated device says answers nobody
+        serving.sort(key=lambda report: (report.simulated, report.node))
+        loaded = serving[0].model if serving else ""
         name = loaded or self._overview.topology.pool(CHAT_POOL).model
         catalogue = _catalogue()
         entry = catalogue.get(name)

@@ -1,7 +1,7 @@
 """The whole reef as flat tables of plain values, and what differs between two of them: what is told live.
 
-At 96 devices a board is some 80 KB of JSON, and a second in which all of them work changes a tenth of it; so a client
-is told a whole board once, and then the fields that changed.
+At 96 devices a board is some 50 KB of JSON, and a second in which all of them work changes a tenth of it; so a client
+is told a whole board once, and then the fields that changed (tests/unit/reef/test_board.py holds both sizes).
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def test_a_person_hears_of_faults_and_their_end(states: list[dict[str, Any]], to
 
 
 def test_96_devices_at_work_stay_small_on_the_wire() -> None:
-    """A second in which every one of 96 devices has other figures costs less than 12 KB; a whole board under 96 KB."""
+    """A second in which every one of 96 devices has other figures costs less than 8 KB; a whole board under 64 KB."""
     before = look(*(device(f"pci-{n}", device=f"pci:{n}", model="some-model-of-a-name") for n in range(96)))
     now = look(
         *(
@@ -118,5 +118,5 @@ def test_96_devices_at_work_stay_small_on_the_wire() -> None:
             for n in range(96)
         )
     )
-    assert len(encode(changes(before, now))) < 12_000
-    assert len(encode(whole(now))) < 96_000
+    assert len(encode(changes(before, now))) < 8_000
+    assert len(encode(whole(now))) < 64_000
