@@ -193,7 +193,7 @@ class DeviceKeeper:
         while not self._closing.is_set():
             if not noted and self._serving.is_set():
                 noted = True
-                self._tell_history()
+                self._tell_history(self._with_memory(lambda memory: memory.seen(self.device.name, "")))
             self._tell(health=self._kind.health())
             if self.says().fallback:
                 self._try_again()
@@ -244,18 +244,18 @@ class DeviceKeeper:
         """What is known; not asked for a device that is never left alone: its worker should be back soon."""
         if not self._kind.quarantines:
             return None
-        return self._with_memory(lambda memory: memory.get(self.device.name))
+        return self._tell_history(self._with_memory(lambda memory: memory.get(self.device.name)))
 
     def _taken(self) -> frozenset[str]:
         if self.device.kind != "edgetpu":
             return frozenset()
         return self._with_memory(lambda memory: memory.taken(self.device.name)) or frozenset()
 
-    def _tell_history(self) -> None:
+    def _tell_history(self, known: Remembered | None) -> Remembered | None:
         """What the device failed of before, for the report."""
-        known = self._with_memory(lambda memory: memory.seen(self.device.name, ""))
         if known is not None and known.last_fault_at >= self.says().last_fault_at:
             self._tell(last_fault=known.last_fault, last_fault_at=known.last_fault_at)
+        return known
 
     def _fault(self, reason: str, *, at: float, served_s: float = 0.0) -> Remembered | None:
         """Count it; None where that could not be written down."""
