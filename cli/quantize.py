@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ from cli.errors import Problem
 from cli.options import data_dir_option, settings_with
 from cli.show import Show, plain_console, size, table
 from reef.models import ModelError, ModelStore
+from reef.settings import set_environment
 from workers.engines.llama import environment
 from workers.quantise.report import Measured, QuantiseError, Report
 
@@ -40,7 +40,7 @@ def quantize(source: str, target: Path, to: str, calibration: Path | None, token
     from workers.quantise.dispatch import quantise
 
     path = _source(source, data_dir)
-    os.environ.update(environment())  # libgomp reads it when the engine is loaded
+    set_environment(environment())  # libgomp reads it when the engine is loaded
     with Show() as show:
         try:
             report = quantise(
