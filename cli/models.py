@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import click
 
 from cli.errors import Problem
+from cli.local_models import LocalModels
 from cli.options import data_dir_option, settings_with
 from cli.show import Show, plain_console, size, table
 from reef.contracts.jobs import ChatJob
-from reef.models import ModelError, ModelFile, ModelMissing, ModelState, ModelStore
+from reef.models import ModelError, ModelFile, ModelMissing, ModelStore
+from reef.models.adapters import split_name
 from reef.settings import Settings
 from reef.topology import Pool
 
@@ -27,11 +30,12 @@ def models() -> None:
 @models.command("list")
 @data_dir_option
 def list_models(data_dir: object) -> None:
-    """List the catalogue and your own .gguf files."""
-    rows = table("name", "title", ">size", "licence", ">context", "on this machine")
-    store = ModelStore(settings_with(data_dir=data_dir).data_dir)
-    for state in store.list():
-        rows.add_row(*_row(state))
+    """List the catalogue and your own files. READY: in a device's memory; CACHED: on disk."""
+    local = LocalModels(settings_with(data_dir=data_dir))
+    rows = table("name", "title", "format", ">size", "licence", "state", "")
+    running = local.states()
+    for row in _rows_of(running) if running is not None else _rows_alone(local):
+        rows.add_row(*row)
     console = plain_console()
     console.print(rows)
     console.print("\nFetch one: coral-reef models pull NAME    Use it: make run MODEL=NAME (or a path to a .gguf file)")
@@ -39,27 +43,79 @@ def list_models(data_dir: object) -> None:
 
 @models.command("pull")
 @click.argument("name")
+@click.option("--url", default="", help="Fetch it from this address, under NAME.")
+@click.option("--sha256", default="", help="What its SHA-256 must be.")
 @data_dir_option
-def pull(name: str, data_dir: object) -> None:
-    """Fetch a model: a NAME of the catalogue, or the URL of a .gguf file. Goes on where it was interrupted."""
-    store = ModelStore(settings_with(data_dir=data_dir).data_dir)
+def pull(name: str, url: str, sha256: str, data_dir: object) -> None:
+    """Fetch a model: a NAME of the catalogue, or the URL of a file. Goes on where it was interrupted."""
+    local = LocalModels(settings_with(data_dir=data_dir))
     with Show() as show:
-        model = _pull(store, name, show)
+        model = _pull(local, name, show, url=url, sha256=sha256)
         show.line(f"  Use it: make run MODEL={model.name}")
+
+
+@models.command("import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--name", default="", help="Its name here; without it the file's.")
+@click.option("--sha256", default="", help="What its SHA-256 must be.")
+@click.option("--link", is_flag=True, help="A hard link instead of a copy: takes no room, on the same disk only.")
+@data_dir_option
+def import_file(file: Path, name: str, sha256: str, link: bool, data_dir: object) -> None:
+    """Make a FILE of this machine (.gguf, .tflite, .onnx, an adapter) one of the reef's models."""
+    local = LocalModels(settings_with(data_dir=data_dir))
+    with Show() as show:
+        label = name or file.stem
+        note = ""
+
+        def progress(share: float, said: str) -> None:
+            nonlocal note
+            note = said
+            show.progress(label, share, said)
+
+        try:
+            model = local.store.take_file(
+                file, progress, name=name, sha256=sha256, link=link, make_room=local.make_room()
+            )
+        except ModelError as error:
+            raise Problem(str(error)) from None
+        local.note_fetched(model.name, str(file.absolute()))
+        show.done(label, note)
+        _tell_removed(local, show)
+
+
+@models.command("remove")
+@click.argument("name")
+@data_dir_option
+def remove(name: str, data_dir: object) -> None:
+    """Take a model from the disk. Refused while it is loaded, pinned or named in queues.yaml."""
+    LocalModels(settings_with(data_dir=data_dir)).remove(name)
+    click.echo(f"{name} is removed.")
+
+
+@models.command("pin")
+@click.argument("name")
+@click.option("--off", is_flag=True, help="Let it go again when room is needed.")
+@data_dir_option
+def pin(name: str, off: bool, data_dir: object) -> None:
+    """Keep a model on disk, whatever else needs room (REEF_MODEL_CACHE_BYTES)."""
+    LocalModels(settings_with(data_dir=data_dir)).pin(name, pinned=not off)
+    click.echo(f"{name} may go when room is needed." if off else f"{name} stays.")
 
 
 def ensure_models(settings: Settings, pools: Sequence[Pool], show: Show) -> None:
     """Fetch the models that the devices of these pools load and that are not here yet. Raises Problem."""
-    store = ModelStore(settings.data_dir)
+    local = LocalModels(settings, alone=True)
+    store = local.store
     for name in _wanted(pools):
         try:
             store.resolve(name)
         except ModelMissing as error:
-            entry = store.catalogue.get(name)
+            entry = store.catalogue.get(split_name(name)[0])
             if entry is None:
                 raise Problem(str(error)) from None
             show.line(f"Fetching the model {entry.title} ({size(entry.size_shown_bytes)}, {entry.licence}) ...")
-            _pull(store, name, show)
+            _pull(local, entry.name, show)
+            _check(store, name)
         except ModelError as error:
             raise Problem(str(error), "Choose another one with --model; coral-reef models list shows them.") from None
 
@@ -101,7 +157,15 @@ def _wanted(pools: Sequence[Pool]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _pull(store: ModelStore, name: str, show: Show) -> ModelFile:
+def _check(store: ModelStore, name: str) -> None:
+    """Raises Problem where a part of this model (an adapter) is still missing."""
+    try:
+        store.resolve(name)
+    except ModelError as error:
+        raise Problem(str(error)) from None
+
+
+def _pull(local: LocalModels, name: str, show: Show, *, url: str = "", sha256: str = "") -> ModelFile:
     last = ""
 
     def progress(share: float, note: str) -> None:
@@ -110,17 +174,59 @@ def _pull(store: ModelStore, name: str, show: Show) -> ModelFile:
         show.progress(name, share, note)
 
     try:
-        model = store.pull(name, progress)
+        model = local.store.pull(name, progress, url=url, sha256=sha256, make_room=local.make_room())
     except ModelError as error:
         raise Problem(str(error)) from None
+    local.note_fetched(model.name, url or name)
     show.done(name, last)
+    _tell_removed(local, show)
     return model
 
 
-def _row(state: ModelState) -> tuple[str, ...]:
-    entry = state.entry
-    if entry is None:
-        return state.name, "your own file", size(state.size_bytes), "", "", str(state.path)
-    title = f"{entry.title} (demo)" if entry.demo else entry.title
-    here = "yes" if state.path else "no"
-    return state.name, title, size(state.size_bytes), entry.licence, f"{entry.context}", here
+def _tell_removed(local: LocalModels, show: Show) -> None:
+    for one in local.removed:
+        show.line(
+            f"  {one.name} ({size(one.size_bytes)}) was removed: room was needed, it was unused for the longest time"
+        )
+
+
+def _rows_of(states: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """As the running reef tells it."""
+    rows = []
+    for one in states:
+        note = ", ".join(one["where"]) or one["error"] or one["note"]
+        pinned = " (pinned)" if one["pinned"] else ""
+        rows.append(
+            (
+                one["name"],
+                one["title"],
+                one["format"],
+                size(one["size_bytes"]),
+                one["licence"],
+                one["state"],
+                note + pinned,
+            )
+        )
+    return rows
+
+
+def _rows_alone(local: LocalModels) -> list[tuple[str, ...]]:
+    """As the disk tells it; nothing is in memory."""
+    records = local.records()
+    rows: list[tuple[str, ...]] = []
+    for state in local.store.list():
+        entry, record = state.entry, records.get(state.name)
+        title = (f"{entry.title} (demo)" if entry.demo else entry.title) if entry else "your own file"
+        form: str = entry.format if entry else ""
+        licence = entry.licence if entry else ""
+        note, here = "", "CACHED" if state.path else "AVAILABLE"
+        if state.path:
+            try:
+                facts = local.store.facts(state.path)
+                form, licence = facts.format, licence or facts.licence
+                note = facts.quantisation
+            except ModelError as error:
+                here, note = "FAILED", str(error)
+        pinned = " (pinned)" if record and record.pinned else ""
+        rows.append((state.name, title, form, size(state.size_bytes), licence, here, note + pinned))
+    return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -44,6 +45,17 @@ class ReefClient:
         except (httpx.HTTPError, ValueError):
             return []
         return [*(device for pool in status["pools"] for device in pool["devices"]), *status["unplaced"]]
+
+    def models(self) -> list[dict[str, Any]]:
+        """/api/v1/system/models. Raises httpx.HTTPError or ValueError."""
+        found: list[dict[str, Any]] = self._get("/api/v1/system/models").raise_for_status().json()["models"]
+        return found
+
+    def remove_model(self, name: str) -> str:
+        """Take a model from the disk of the running reef; gives why not, or nothing. Raises httpx.HTTPError."""
+        with httpx.Client(trust_env=False, timeout=TIMEOUT_S, headers=self._headers) as client:
+            answer = client.delete(f"{self.url}/api/v1/system/models/{quote(name, safe='')}")
+        return "" if answer.is_success else str(answer.json()["detail"])
 
     def _succeeds(self, path: str) -> bool:
         try:

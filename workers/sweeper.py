@@ -14,6 +14,9 @@ import sqlalchemy.exc
 from reef.conversation.ends import announce_end
 from reef.ledger import Ledger
 from reef.ledger.sweep import forget_ended, sweep
+from reef.models.errors import ModelError
+from reef.models.keeping import Keeping
+from reef.models.preload import Preloader
 from reef.observing.history import Recorder
 from reef.observing.overview import Overview
 from reef.records.database import Database
@@ -40,6 +43,8 @@ def run(stop: threading.Event) -> None:
     flow = make_flow(ledger, settings, dispatcher, dispatcher.redis)
     recorder = Recorder(Overview(ledger, dispatcher.redis, topology), dispatcher.redis)
     placing = Placing(topology, database, dispatcher.redis)
+    keeping = Keeping(settings, topology, database, dispatcher.redis)
+    preloader = Preloader(keeping, settings.model_preload_bytes)
     forget_at = time.monotonic()
     while not stop.wait(ROUND_S):
         try:
@@ -50,6 +55,7 @@ def run(stop: threading.Event) -> None:
                 log.info("sent %d hints again; %d jobs ended", swept.resent, len(swept.ended))
             flow.look()
             recorder.look()
+            preloader.look()
             if time.monotonic() >= forget_at:
                 forget_ended(ledger)
                 flow.give_up_late()
@@ -59,6 +65,8 @@ def run(stop: threading.Event) -> None:
             log.warning("this round waits for the broker: %s", error)
         except sqlalchemy.exc.SQLAlchemyError as error:
             log.warning("this round waits for the database: %s", error)
+        except ModelError as error:
+            log.warning("this round decides nothing about models: %s", error)
         except KeyError as error:
             log.error("a job names a pool that queues.yaml does not have: %s", error)  # noqa: TRY400
     placing.close()

@@ -15,7 +15,7 @@ from reef.models.cache import ModelCache, Removed, reasons
 from reef.models.errors import ModelError, ModelInUse, ModelMissing
 from reef.models.outside import Outside
 from reef.models.registry import Registry
-from reef.models.serving import Serving, check_format, loaded_names
+from reef.models.serving import Serving, check_format, loaded_names, named, placed
 from reef.models.store import ModelFile, ModelStore
 from reef.models.telling import Teller
 from reef.nodes import read_reports
@@ -64,9 +64,9 @@ class Keeping:
         loading = {part for report in reports.values() if report.loading for part in parts_of(report.loading)}
         return reasons(
             loaded=sorted({*loaded_names(reports), *loading}),
-            placed=sorted(self.serving.placed()),
+            placed=sorted(placed(self.serving.places)),
             pinned=pinned,
-            named=sorted(self.serving.named()),
+            named=sorted(named(self.topology)),
         )
 
     def fetch(self, job: FetchModelJob, progress: Progress) -> ModelFile:

@@ -128,7 +128,8 @@ class Registry:
         found = []
         for name, path in self.store.files().items():
             try:
-                size, facts = path.stat().st_size, self.store.facts(path)
+                size = path.stat().st_size
+                facts = self.store.facts(path)
             except FileNotFoundError:
                 continue
             except ModelError as error:

@@ -103,25 +103,10 @@ class Serving:
             return False
 
         def change(place: Place) -> Place:
-            return msgspec.structs.replace(
-                place, resident=tuple(models), reason=reason, decided_by=place.decided_by or "controller"
-            )
+            return msgspec.structs.replace(place, resident=tuple(models), reason=reason, decided_by="controller")
 
         self._decide([node], pool_name, change)
         return True
-
-    def named(self) -> set[str]:
-        """Names of files that queues.yaml (or a setting in its place) gives to pools with devices."""
-        pools = [pool for pool in self.topology.pools.values() if pool.model and (pool.devices or self._given_out())]
-        return {part for pool in pools for part in parts_of(pool.model)}
-
-    def placed(self) -> set[str]:
-        """Names of files that some node should have in memory."""
-        places = self.places.all().values()
-        return {part for place in places for name in (place.model, *place.resident) if name for part in parts_of(name)}
-
-    def _given_out(self) -> bool:
-        return bool(self.topology.allocated)
 
     def _decide(self, nodes: Sequence[str], pool_name: str, change: Callable[[Place], Place]) -> list[Place]:
         for _ in range(TRIES_MAX):
@@ -140,6 +125,18 @@ class Serving:
                 self._client.publish(keys.PLACEMENT_CHANNEL, node)
         except (redis.RedisError, OSError) as error:
             log.warning("the workers will see their places at their next look (%s)", error)
+
+
+def named(topology: Topology) -> set[str]:
+    """Names of files that queues.yaml (or a setting in its place) gives to pools with devices."""
+    pools = [pool for pool in topology.pools.values() if pool.model and (pool.devices or topology.allocated)]
+    return {part for pool in pools for part in parts_of(pool.model)}
+
+
+def placed(places: PlacementStore) -> set[str]:
+    """Names of files that some node should have in memory."""
+    decided = places.all().values()
+    return {part for place in decided for name in (place.model, *place.resident) if name for part in parts_of(name)}
 
 
 def _holds(place: Place | None, model: str) -> bool:
