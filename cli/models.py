@@ -192,7 +192,7 @@ def _tell_removed(local: LocalModels, show: Show) -> None:
 
 def _rows_of(states: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """As the running reef tells it."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for one in states:
         note = ", ".join(one["where"]) or one["error"] or one["note"]
         pinned = " (pinned)" if one["pinned"] else ""

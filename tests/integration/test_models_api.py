@@ -19,7 +19,7 @@ from tiny_networks import dense_tflite
 from whole_product import SIMULATED_QUEUES, Reef, running_reef
 
 from reef import keys
-from reef.contracts.events import ModelProgress, decode_model
+from reef.contracts.events import ModelNotice, decode_announced
 from reef.placement.store import PlacementStore
 from reef.records.database import Database
 
@@ -93,7 +93,7 @@ class Ear(threading.Thread):
 
     def __init__(self, reef: Reef) -> None:
         super().__init__(daemon=True)
-        self.heard: list[ModelProgress] = []
+        self.heard: list[ModelNotice] = []
         self._pubsub = redis.Redis.from_url(reef.settings.redis_url).pubsub(ignore_subscribe_messages=True)
         self._pubsub.subscribe(keys.SYSTEM_CHANNEL)
         self._pubsub.get_message(timeout=5)
@@ -104,13 +104,15 @@ class Ear(threading.Thread):
         while not self._over.is_set():
             message = self._pubsub.get_message(timeout=0.1)
             if message is not None:
-                self.heard.append(decode_model(message["data"]))
+                event = decode_announced(message["data"])
+                if isinstance(event, ModelNotice) and not event.node:
+                    self.heard.append(event)
 
-    def of(self, model: str) -> list[ModelProgress]:
+    def of(self, model: str) -> list[ModelNotice]:
         """Everything about one model, once its end was told."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            found = [event for event in list(self.heard) if event.model == model]
+            found = [event for event in list(self.heard) if event.name == model]
             if any("on this machine" in event.note or event.state == "FAILED" for event in found):
                 return found
             assert time.monotonic() < deadline, found
@@ -134,7 +136,7 @@ def test_a_model_is_fetched_checked_placed_and_let_go(reef: Reef, http: httpx.Cl
     events = ear.of("sees-fish")
     ear.close()
     assert {event.state for event in events} == {"LOADING"}
-    assert events[-1].share == 1.0
+    assert events[-1].progress == 1.0
     assert (found["format"], found["quantisation"], found["sha256"]) == ("tflite", "float32", sha256)
     assert server.ranges == [None, "bytes=4000-"]
     assert (place_of(reef).pool, place_of(reef).model) == ("media", "sees-fish")

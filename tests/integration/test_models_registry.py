@@ -12,7 +12,7 @@ from model_files import gguf_bytes
 from services import RedisServer
 
 from reef import keys
-from reef.contracts.events import decode_model
+from reef.contracts.events import ModelNotice, decode_announced
 from reef.models import ModelError, ModelMissing
 from reef.models.errors import ModelInUse
 from reef.models.keeping import Keeping
@@ -137,8 +137,9 @@ def test_a_model_in_use_stays(keeping: Keeping) -> None:
     pubsub.subscribe(keys.SYSTEM_CHANNEL)
     pubsub.get_message(timeout=5)
     assert keeping.remove("free") > 0
-    event = decode_model(pubsub.get_message(timeout=5)["data"])
-    assert (event.model, event.state) == ("free", "REMOVED")
+    event = decode_announced(pubsub.get_message(timeout=5)["data"])
+    assert isinstance(event, ModelNotice)
+    assert (event.name, event.state) == ("free", "REMOVED")
     pubsub.close()
     assert sorted(keeping.store.files()) == ["own", "pinned", "placed"]
     with pytest.raises(ModelMissing):
