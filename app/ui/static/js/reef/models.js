@@ -85,13 +85,13 @@ class Row {
   draw(model) {
     this.model = model;
     const about = [model.format, model.quantisation, model.size_bytes ? bytes(model.size_bytes) : "", model.licence].filter(Boolean).join(" · ");
-    const words = [STATES[model.state] ?? model.state, model.state === "LOADING" ? `${Math.round((model.progress ?? 0) * 100)} %` : "", model.note ?? ""].filter(Boolean).join(" · ");
-    const where = model.nodes.length ? model.nodes.join(", ") : "–";
+    const words = [STATES[model.state] ?? model.state, model.state === "LOADING" ? `${Math.round((model.progress ?? 0) * 100)} %` : "", model.error || model.note || ""].filter(Boolean).join(" · ");
+    const where = model.where.length ? model.where.join(", ") : "–";
     for (const [element, text] of [[this.about, about], [this.state, words], [this.where, where]]) if (element.textContent !== text) element.textContent = text;
     this.element.dataset.state = model.state;
     this.bar.hidden = model.state !== "LOADING";
     this.bar.style.setProperty("--share", String(model.progress ?? 0));
-    this.unload.disabled = model.nodes.length === 0;
+    this.unload.disabled = model.where.length === 0;
     const names = [...this.board.pools.keys()];
     if (this.pool.options.length !== names.length) {
       const { value } = this.pool;
