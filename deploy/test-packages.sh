@@ -1,6 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages that the tests need and pip cannot bring: a browser and what drives it, a PostgreSQL
-# server, the OpenMP runtime of the llama engine, what reads pictures, and a C compiler.
+# server, the OpenMP runtime of the llama engine, what reads pictures, a C compiler, and Prometheus. No service of theirs
+# is started.
 # Installs nothing that is there already; without the rights to install it says what to type.
 set -euo pipefail
 
@@ -16,6 +17,8 @@ command -v gcc >/dev/null || missing+=(gcc)
 compgen -G '/usr/include/*/bits/libc-header-start.h' >/dev/null || missing+=(libc6-dev)
 # pictures and scans as text
 command -v tesseract >/dev/null || missing+=(tesseract-ocr tesseract-ocr-eng)
+# checks the alert rules and scrapes a running system
+command -v promtool >/dev/null || missing+=(prometheus)
 ((${#missing[@]})) || exit 0
 
 as_root=()
@@ -31,5 +34,12 @@ fi
 command -v apt-get >/dev/null || { echo "The tests need: ${missing[*]}. Install them with your package manager." >&2; exit 1; }
 
 echo "Installing ${missing[*]} ..."
+# the tests start their own servers on ports of their own
+policy=/usr/sbin/policy-rc.d
+if [[ ! -e $policy ]]; then
+  printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+  "${as_root[@]}" chmod 755 "$policy"
+  trap '"${as_root[@]}" rm -f "$policy"' EXIT
+fi
 "${as_root[@]}" apt-get update -q
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"

@@ -7,7 +7,8 @@ and sends it as text in its heartbeat; the front door merges all of them into on
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 import msgspec
@@ -16,6 +17,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from reef.contracts.nodes import NodeReport
 from reef.ports import ReplyMeasures
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -36,6 +38,8 @@ class Declared(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
 
 
+NODE = ("node", "pool")
+
 METRICS: dict[str, Declared] = {
     # front door
     "coralreef_http_requests_total": Declared("counter", "Requests answered.", ("route", "method", "status")),
@@ -51,6 +55,40 @@ METRICS: dict[str, Declared] = {
     "coralreef_pool_jobs": Declared("gauge", "Waiting and running jobs of a pool.", ("pool", "state")),
     "coralreef_node_up": Declared("gauge", "1 for a worker that is ready.", ("node", "pool")),
     "coralreef_node_running": Declared("gauge", "Jobs a worker runs now.", ("node", "pool")),
+    "coralreef_node_info": Declared(
+        "gauge",
+        "1; the labels say what a worker serves with.",
+        (*NODE, "device", "kind", "host", "engine", "model", "tier"),
+    ),
+    "coralreef_node_streams": Declared("gauge", "Jobs a worker can run at once.", NODE),
+    "coralreef_node_loading": Declared("gauge", "1 while a worker loads a model.", NODE),
+    "coralreef_node_failed": Declared("gauge", "1 for a worker that says its device cannot serve.", NODE),
+    "coralreef_node_fallback": Declared(
+        "gauge", "1 while the CPU does the work of a device that does not serve.", NODE
+    ),
+    "coralreef_node_tokens_per_second": Declared("gauge", "Tokens of all streams over the last seconds.", NODE),
+    "coralreef_node_inferences_per_second": Declared("gauge", "Inferences over the last seconds.", NODE),
+    "coralreef_node_last_fault_timestamp_seconds": Declared("gauge", "When a device failed last; Unix time.", NODE),
+    "coralreef_node_temperature_celsius": Declared("gauge", "Where the hardware tells.", NODE),
+    "coralreef_node_temperature_limit_celsius": Declared("gauge", "Where a device begins to slow down.", NODE),
+    "coralreef_node_throttled": Declared("gauge", "1 while a device runs slower to stay cool.", NODE),
+    "coralreef_node_resets": Declared("gauge", "Resets that a device's driver has counted.", NODE),
+    "coralreef_node_memory_used_bytes": Declared("gauge", "Memory of a device in use.", NODE),
+    "coralreef_node_memory_bytes": Declared("gauge", "Memory of a device.", NODE),
+    "coralreef_node_place_behind": Declared("gauge", "1 while a worker has not carried out the last decision.", NODE),
+    "coralreef_placement_decisions_total": Declared("counter", "Decisions about what a device serves.", ("node",)),
+    "coralreef_device_failures": Declared("gauge", "Failures of a device in a row.", ("host", "device")),
+    "coralreef_device_quarantined": Declared(
+        "gauge", "1 while a device is left alone after failures.", ("host", "device")
+    ),
+    "coralreef_pool_devices": Declared("gauge", "Devices that queues.yaml gives a pool.", ("pool",)),
+    "coralreef_pool_waiting_max": Declared("gauge", "Jobs that may wait for a pool.", ("pool",)),
+    "coralreef_pool_oldest_seconds": Declared(
+        "gauge", "Age of the oldest job that is due and waits; 0: none.", ("pool",)
+    ),
+    "coralreef_pool_ended_jobs": Declared("gauge", "Jobs of the last month by how they ended.", ("pool", "state")),
+    "coralreef_model_cache_bytes": Declared("gauge", "Model files on disk.", ("format",)),
+    "coralreef_models": Declared("gauge", "Known models: cached, absent or failed.", ("state",)),
     "coralreef_documents": Declared("gauge", "Documents by state.", ("state",)),
     "coralreef_uploads": Declared("gauge", "Uploads by state.", ("state",)),
     # workers
@@ -70,6 +108,9 @@ METRICS: dict[str, Declared] = {
         "histogram", "Time of one input on its device, averaged over its job.", ("node", "pool")
     ),
     "coralreef_reply_seconds": Declared("histogram", "From the worker's claim to the end.", ("node", "pool")),
+    "coralreef_model_load_seconds": Declared("histogram", "Time to make a model ready.", NODE),
+    "coralreef_model_swaps_total": Declared("counter", "Times another model began to serve.", NODE),
+    "coralreef_device_faults_total": Declared("counter", "Failures of a device.", NODE),
 }
 
 
@@ -143,6 +184,40 @@ class WorkerMetrics:
         """Count the inputs of a job."""
         self._inferences.labels(**self._labels).inc(inputs)
         self._inference.labels(**self._labels).observe(seconds / max(inputs, 1))
+
+    def text(self) -> str:
+        """All of it in Prometheus text format."""
+        return generate_latest(self.registry).decode()
+
+
+class DeviceMetrics:
+    """What is counted of a device by comparing each report of its worker with the one before."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.registry = CollectorRegistry()
+        self._load = histogram("coralreef_model_load_seconds", self.registry)
+        self._swaps = counter("coralreef_model_swaps_total", self.registry)
+        self._faults = counter("coralreef_device_faults_total", self.registry)
+        self._clock = clock
+        self._before: NodeReport | None = None
+        self._loading_since: float | None = None
+
+    def saw(self, report: NodeReport) -> None:
+        """The worker reports this now."""
+        before, self._before = self._before, report
+        labels = (report.node, report.pool)
+        for every in (self._swaps, self._faults):
+            every.labels(*labels)  # from zero on: an increase can only be seen of what was there before
+        if before is not None and before.model and report.model not in ("", before.model):
+            self._swaps.labels(*labels).inc()
+        if report.last_fault_at > (before.last_fault_at if before is not None else 0.0):
+            self._faults.labels(*labels).inc()
+        loads = bool(report.loading) or report.state == "loading"
+        if loads and self._loading_since is None:
+            self._loading_since = self._clock()
+        elif not loads and self._loading_since is not None:
+            self._load.labels(*labels).observe(self._clock() - self._loading_since)
+            self._loading_since = None
 
     def text(self) -> str:
         """All of it in Prometheus text format."""

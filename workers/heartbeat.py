@@ -15,6 +15,7 @@ import redis
 
 from reef import keys
 from reef.contracts.nodes import NodeReport, NodeState
+from reef.metrics import DeviceMetrics
 from workers.devices.keeper import DeviceSays
 from workers.seat import Seat
 from workers.wanted import Wanted
@@ -36,6 +37,7 @@ class Heartbeat:
         self._running: Callable[[], int] = lambda: 0
         self._rates: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0)
         self._metrics: Callable[[], str] = lambda: ""
+        self._device = DeviceMetrics()
         self._report = NodeReport(
             node=seat.node,
             pool=want.pool.name if want.pool else "",
@@ -101,6 +103,8 @@ class Heartbeat:
                 metrics=self._metrics(),
                 **_of_device(self._report, self._device_says()),
             )
+            self._device.saw(report)
+        report = msgspec.structs.replace(report, metrics=report.metrics + self._device.text())
         self._client.hset(keys.NODES, report.node, msgspec.json.encode(report))  # type: ignore[arg-type]
 
     def _loop(self) -> None:

@@ -15,6 +15,7 @@ from app.guard import KEY_COOKIE, KEY_COOKIE_MAX_AGE_S, Keys, Login
 from app.refusals import Refusal
 from app.services import Services
 from app.web import Answer, Call
+from reef import scrape
 from reef.contracts.jobs import ChatJob
 from reef.knowledge.documents import count_states
 from reef.metrics import WorkerTexts, gauge
@@ -58,6 +59,7 @@ def metrics(call: Call) -> Response:
     _ledger_gauges(services, registry)
     reports = services.status.reports() if services.status.broker() == "ok" else {}
     _node_gauges(reports, registry)
+    _operators_view(services, reports, registry)
     registry.register(WorkerTexts(report.metrics for report in reports.values()))
     text = generate_latest(services.counts.registry) + generate_latest(registry)
     return Response(text, content_type=CONTENT_TYPE_PLAIN_0_0_4)
@@ -131,3 +133,12 @@ def _node_gauges(reports: Reports, registry: CollectorRegistry) -> None:
     for report in reports.values():
         up.labels(node=report.node, pool=report.pool).set(report.state == "ready")
         running.labels(node=report.node, pool=report.pool).set(report.running)
+
+
+def _operators_view(services: Services, reports: scrape.Reports, registry: CollectorRegistry) -> None:
+    scrape.tell_topology(services.topology, registry)
+    scrape.tell_nodes(reports, registry)
+    try:
+        scrape.tell_records(services.database, services.topology, reports, registry)
+    except sqlalchemy.exc.SQLAlchemyError:
+        log.warning("metrics without queues and devices: the database does not answer")
