@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,7 @@ from reef.conversation.ends import end_event
 from reef.conversation.turns import Turn, Turns
 from reef.ledger import JobRecord, Ledger, PoolLoad
 from reef.topology import Topology
+from reef.tracing import Spans
 from tasks.dispatch import BrokerDown, Dispatcher
 
 log = logging.getLogger(__name__)
@@ -65,11 +67,13 @@ class Desk:
         dispatcher: Dispatcher,
         count: Callable[[str], None],
         hurry: Callable[[], None] = lambda: None,
+        spans: Spans | None = None,
     ) -> None:
         """`count` is called with how each turn was answered: accepted, or the code of the refusal.
 
         `hurry` is called when somebody begins to wait for a reply.
         """
+        self._spans = spans
         self._turns = Turns(ledger.database, ledger, topology)
         self._ledger, self._topology = ledger, topology
         self._client, self._dispatcher = client, dispatcher
@@ -136,6 +140,7 @@ class Desk:
 
     def _count(self, accept: Callable[[], Accepted]) -> Accepted:
         self._hurry()
+        began_at = time.time()
         try:
             with self._place():
                 accepted = accept()
@@ -143,6 +148,8 @@ class Desk:
             self._count_outcome(refusal_of(error).code)
             raise
         self._count_outcome("accepted")
+        if self._spans is not None and not accepted.known:
+            self._spans.accepted(accepted.run, began_at)
         return accepted
 
     @contextmanager

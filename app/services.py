@@ -26,6 +26,7 @@ from reef.observing.overview import Overview
 from reef.records.database import Database
 from reef.settings import Settings
 from reef.topology import Topology, load_topology
+from reef.tracing import Spans, open_spans
 from tasks.dispatch import Dispatcher
 
 EXTENSION = "coral_reef"
@@ -50,10 +51,13 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     uploads: Uploads
     status: ReefStatus
     models: ModelDesk
+    spans: Spans | None = None
 
     def close(self) -> None:
         """Tell every client to come again and let go of the connections."""
         self.relay.close()
+        if self.spans is not None:
+            self.spans.close()
         self.uploads.flow.progress.close()
 
 
@@ -74,6 +78,7 @@ def build(settings: Settings) -> Services:
     counts = WebCounts()
     dispatcher = Dispatcher(settings, topology)
     status = ReefStatus(settings, ledger, client, Overview(ledger, client, topology))
+    spans = open_spans(settings, "web")
     return Services(
         settings=settings,
         topology=topology,
@@ -81,12 +86,13 @@ def build(settings: Settings) -> Services:
         ledger=ledger,
         redis=client,
         relay=Relay(settings.redis_url, client, ledger, topology, counts.reread, status.board),
-        desk=Desk(ledger, topology, client, dispatcher, counts.turn, Hurry(settings.data_dir).mark),
+        desk=Desk(ledger, topology, client, dispatcher, counts.turn, Hurry(settings.data_dir).mark, spans),
         renderer=Renderer(),
         counts=counts,
         uploads=_uploads(settings, ledger, dispatcher, client),
         status=status,
         models=ModelDesk(Keeping(settings, topology, database, client), ledger, topology, dispatcher.send_or_leave),
+        spans=spans,
     )
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from reef.ledger import Claim, JobRecord, Ledger
     from reef.models.keeping import Keeping
     from reef.records.database import Database
+    from reef.tracing import Spans
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -291,6 +292,8 @@ class Station(msgspec.Struct, frozen=True, kw_only=True):
     """What fetches models; only where the pool is maintenance."""
     observe_inference: Callable[[int, float], None] = lambda _inputs, _seconds: None
     """Called with how many inputs a job had, and the seconds they took on the device."""
+    spans: Spans | None = None
+    """Where traces go, if they go anywhere."""
 
     def with_engine(self, engine: Engine) -> DeviceContext:
         """What one job finds: all of this, and its engine."""
@@ -306,6 +309,7 @@ class Station(msgspec.Struct, frozen=True, kw_only=True):
             note_affinity=self.note_affinity,
             observe=self.observe,
             observe_inference=self.observe_inference,
+            spans=self.spans,
             knowledge=self.knowledge,
             models=self.models,
         )
@@ -331,6 +335,8 @@ class DeviceContext(msgspec.Struct, frozen=True, kw_only=True):
     observe: Callable[[ReplyMeasures], None]
     observe_inference: Callable[[int, float], None] = lambda _inputs, _seconds: None
     """Called with how many inputs a job had, and the seconds they took on the device."""
+    spans: Spans | None = None
+    """Where traces go, if they go anywhere."""
     knowledge: KnowledgeContext | None = None
     """What tasks of knowledge need besides; only where the pool has a part in it."""
     models: Keeping | None = None
@@ -392,3 +398,5 @@ class ReplyMeasures(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     outcome: Literal["done", "stopped", "failed"]
+    prompt_s: float | None = None
+    """Until the engine was asked."""

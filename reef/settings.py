@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 
 PREFIX = "REEF_"
+OTLP_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
+"""The name that every OpenTelemetry program knows, for REEF_OTLP_URL."""
 
 
 class SettingsError(ValueError):
@@ -68,6 +70,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     on a machine with 8 GB or more; 0: none."""
     machine: str = ""
     """This machine's name in queues.yaml (`cpu@NAME`); empty: its host name up to the first dot."""
+    otlp_url: str = ""
+    """Where traces are sent (OTLP over HTTP); empty: none are made."""
     log_level: str = "info"
 
     @property
@@ -97,6 +101,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     settings = Settings(**values)
     if not 1 <= settings.port <= 65535:
         raise SettingsError(f"REEF_PORT is {settings.port}; it must be between 1 and 65535.")
+    if not settings.otlp_url:
+        settings = settings.changed(otlp_url=environ.get(OTLP_VARIABLE, ""))
     return settings.changed(data_dir=settings.data_dir.absolute(), queues_file=settings.queues_file.absolute())
 
 

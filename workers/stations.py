@@ -30,6 +30,7 @@ from workers.seat import Seat
 
 if TYPE_CHECKING:
     from reef.models.keeping import Keeping
+    from reef.tracing import Spans
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Stations:
     publisher: Publisher
     rack: Rack
     replaying: Replaying
+    spans: Spans | None = None
     _knowledge: KnowledgeContext | None = None
 
     def open(self, pool: Pool) -> None:
@@ -71,6 +73,7 @@ class Stations:
                 note_affinity=self._note_affinity,
                 observe=metrics.observe,
                 observe_inference=metrics.observe_inference,
+                spans=self.spans,
                 enter=partial(self.rack.enter, pool.name),
                 pass_on=self._pass_on,
                 knowledge=self._open_knowledge(metrics) if pool.name in KNOWLEDGE_POOLS else None,

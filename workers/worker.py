@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 # celery looks for these when its worker starts; here they are imported while the model is still being loaded
 import celery.apps.worker
@@ -22,6 +22,7 @@ from reef.ledger import Ledger
 from reef.placement.store import PlacementStore
 from reef.ports import ChatEngine, ChatResult, EngineError
 from reef.records.database import Database
+from reef.tracing import open_spans
 from tasks import registry
 from tasks.celery_app import make_celery
 from workers.boot import Boot
@@ -36,9 +37,6 @@ from workers.rack import Mounted, Rack
 from workers.rates import Rates
 from workers.replaying import Replaying
 from workers.stations import Stations
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +60,7 @@ class Worker:
         self.rack = Rack()
         self.replaying = Replaying(self.rack, self._replay)
         self.rack.on_visit = self.replaying.interrupt
+        self.spans = open_spans(self.seat.settings, "worker")
 
     def run(self) -> None:
         """Load, serve until a signal says stop, leave in good order. Raises EngineError when loading fails."""
@@ -76,7 +75,7 @@ class Worker:
         leases = LeaseKeeper(ledger, self.seat.node, self.boot.leases_s(), self.rack.steps)
         publisher = Publisher(self.client)
         stations = Stations(
-            self.seat, app, self.client, self.database, ledger, leases, publisher, self.rack, self.replaying
+            self.seat, app, self.client, self.database, ledger, leases, publisher, self.rack, self.replaying, self.spans
         )
         if self.boot.want.pool is not None and mounted is not None:
             stations.open(self.boot.want.pool)
@@ -110,6 +109,8 @@ class Worker:
             publisher.close()
             leases.close()
             self.heartbeat.close()
+            if self.spans is not None:
+                self.spans.close()
             self.rack.close()
             self.database.dispose()
 

@@ -112,6 +112,7 @@ class _Reply:
         self.pieces: list[str] = []
         self.began_s = time.monotonic()
         self.first_s: float | None = None
+        self.prompt_s: float | None = None
         self.passages: list[Passage] = []
         self.queue_s = max(0.0, (claim.job.started_at or 0.0) - claim.job.created_at)
 
@@ -153,6 +154,7 @@ class _Reply:
         return min(wanted, GROUNDED_TEMPERATURE_MAX) if self.passages else wanted
 
     def generate(self, request: ChatRequest) -> ChatResult:
+        self.prompt_s = time.monotonic() - self.began_s
         return self.context.chat.generate(request, self._say, self.hold.cancel)
 
     def _say(self, piece: str) -> None:
@@ -237,13 +239,15 @@ class _Reply:
         )
 
     def _observe(self, result: ChatResult, outcome: Literal["done", "stopped"]) -> None:
-        self.context.observe(
-            ReplyMeasures(
-                queue_s=self.queue_s,
-                first_token_s=self.first_s,
-                total_s=time.monotonic() - self.began_s,
-                prompt_tokens=result.prompt_tokens,
-                completion_tokens=result.completion_tokens,
-                outcome=outcome,
-            )
+        measures = ReplyMeasures(
+            queue_s=self.queue_s,
+            first_token_s=self.first_s,
+            total_s=time.monotonic() - self.began_s,
+            prompt_tokens=result.prompt_tokens,
+            completion_tokens=result.completion_tokens,
+            outcome=outcome,
+            prompt_s=self.prompt_s,
         )
+        self.context.observe(measures)
+        if self.context.spans is not None:
+            self.context.spans.replied(self.claim, measures)

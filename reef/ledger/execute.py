@@ -39,17 +39,24 @@ def execute(station: Station, job_id: str, kind: type[J], body: Body[J]) -> None
 
 def _run(station: Station, visit: Visit, claim: Claim, kind: type[J], body: Body[J]) -> None:
     context = station.with_engine(visit.engine(claim.job))
+    run_id, failure = claim.job.id, ""
     with station.leases.hold(claim) as hold, closing(station.open_writer(claim)) as writer:
         try:
             job = msgspec.json.decode(claim.job.payload, type=kind)
+            run_id = getattr(job, "run_id", run_id)  # a stage before a run is part of the run's trace
             body(context, claim, job, writer, hold)
         except (EngineRefused, msgspec.ValidationError) as error:
-            _fail(context, claim, writer, str(error))
+            failure = str(error)
+            _fail(context, claim, writer, failure)
         except EngineError as error:
-            _retry(context, claim, writer, hold, str(error))
+            failure = str(error)
+            _retry(context, claim, writer, hold, failure)
         except Exception as error:
             log.exception("job %s failed", claim.job.id)
-            _retry(context, claim, writer, hold, f"{type(error).__name__}: an internal error; see the worker's log")
+            failure = f"{type(error).__name__}: an internal error; see the worker's log"
+            _retry(context, claim, writer, hold, failure)
+    if context.spans is not None:
+        context.spans.attempted(claim, run_id, failure)
 
 
 def _fail(context: DeviceContext, claim: Claim, writer: RunWriter, message: str) -> None:
