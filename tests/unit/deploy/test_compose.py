@@ -9,8 +9,8 @@ from typing import Any
 import click
 import pytest
 import yaml
+from command_lines import parse
 
-from cli.main import main
 from reef.contracts.jobs import JOBS
 from reef.settings import PREFIX, Settings
 from reef.topology import load_topology
@@ -61,16 +61,6 @@ def test_health_checks_can_run(name: str) -> None:
         parse(test[4:])
     else:
         compile(test[3], name, "exec")
-
-
-def parse(command: list[str]) -> None:
-    """Parse a command line with click, running nothing. Raises click.UsageError."""
-    with main.make_context("coral-reef", list(command)) as context:
-        # click keeps the words after the group's own options here until the group is invoked
-        words = [*context._protected_args, *context.args]
-        name, found, rest = main.resolve_command(context, words)
-        assert found is not None
-        found.make_context(name, list(rest), parent=context).close()
 
 
 def test_an_unknown_option_would_be_noticed() -> None:
