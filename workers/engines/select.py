@@ -128,7 +128,7 @@ def choose_stage(settings: Settings, pool: Pool, device: Device, place: Place) -
         models_dir=settings.data_dir / "models",
         library=settings.edgetpu_library,
         hang_s=pool.limits.hang_s,
-        trace_file=_trace_file(settings, pool, device),
+        trace_file=settings.data_dir / "logs" / f"{place.node}.hang",
     )
     if place.stage > 0:
         return StageEngine(segment, settings.data_dir)

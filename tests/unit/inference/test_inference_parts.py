@@ -21,6 +21,7 @@ from reef.inference.tensors import read_inputs, write_outputs
 from reef.ports import Cancelled, EngineError, EngineRefused, ModelFacts, TensorSpec
 from reef.topology import Device
 from workers.engines.inference import TfliteInference
+from workers.engines.simulated_inference import SimulatedInference
 
 CPU = Device("cpu:0", "cpu", cores=(0,))
 QUANTISED = TensorSpec("input", (1, 2, 2), "uint8", 0.5, 10)
@@ -210,3 +211,22 @@ def test_a_real_model_names_what_it_sees(tmp_path: Path, make_engine: MakeEngine
     names = [best_labels(facts, one[0], 3) for one in found]
     assert names[0][0].label.startswith("hotdog")
     assert "cat" in " ".join(one.label for one in names[1])
+
+
+def test_a_simulated_device_says_so_and_keeps_its_pace() -> None:
+    """Labels that say what they are, the same answer to the same question, faults on command, a pace that is checked."""
+    engine = SimulatedInference("simulated:invoke_ms=5")
+    facts = engine.describe("any")
+    assert all(label.startswith("simulated") for label in facts.labels)
+    black = np.zeros(facts.inputs[0].shape, np.uint8)
+    found = engine.infer("any", [[black], [black + 1], [black]], threading.Event())
+    assert found[0][0].shape == facts.outputs[0].shape
+    assert (found[0][0] == found[2][0]).all()
+    assert (found[0][0] != found[1][0]).any()
+    assert engine.steps() == 3
+    command = np.frombuffer(b"!fail".ljust(black.size), np.uint8).reshape(black.shape)
+    with pytest.raises(EngineError, match="as it was told to"):
+        engine.infer("any", [[command]], threading.Event())
+    with pytest.raises(EngineError, match="understands invoke_ms=N"):
+        SimulatedInference("simulated:fast")
+    engine.close()
