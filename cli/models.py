@@ -195,18 +195,8 @@ def _rows_of(states: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for one in states:
         note = ", ".join(one["where"]) or one["error"] or one["note"]
-        pinned = " (pinned)" if one["pinned"] else ""
-        rows.append(
-            (
-                one["name"],
-                one["title"],
-                one["format"],
-                size(one["size_bytes"]),
-                one["licence"],
-                one["state"],
-                note + pinned,
-            )
-        )
+        said = (one["name"], one["title"], one["format"], size(one["size_bytes"]), one["licence"], one["state"])
+        rows.append((*said, note + (" (pinned)" if one["pinned"] else "")))
     return rows
 
 

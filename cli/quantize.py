@@ -10,8 +10,6 @@ from cli.errors import Problem
 from cli.options import data_dir_option, settings_with
 from cli.show import Show, plain_console, size, table
 from reef.models import ModelError, ModelStore
-from reef.settings import set_environment
-from workers.engines.llama import environment
 from workers.quantise.report import Measured, QuantiseError, Report
 
 
@@ -40,7 +38,6 @@ def quantize(source: str, target: Path, to: str, calibration: Path | None, token
     from workers.quantise.dispatch import quantise
 
     path = _source(source, data_dir)
-    set_environment(environment())  # libgomp reads it when the engine is loaded
     with Show() as show:
         try:
             report = quantise(

@@ -111,11 +111,6 @@ def inherited_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def set_environment(values: Mapping[str, str]) -> None:
-    """Variables that a library reads when this process loads it."""
-    os.environ.update(values)
-
-
 def _parse(variable: str, text: str, kind: Any) -> Any:
     if kind is Path:
         return Path(text).expanduser()

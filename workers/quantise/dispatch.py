@@ -44,11 +44,16 @@ def _by_format(
         return quantise_onnx(source, target, to, calibration, progress)
     if source.suffix != ".gguf":
         raise QuantiseError(f"{source} is no .gguf, .tflite or .onnx file.")
-    notes = gguf.quantise_gguf(source, target, to, lambda share, note: progress(share * 0.4, note))
+    gguf.check(source, to)
     from workers.quantise.perplexity import measure
 
-    before = measure(source, lambda share, note: progress(0.4 + share * 0.3, note), tokens)
-    after = measure(target, lambda share, note: progress(0.7 + share * 0.3, note), tokens)
+    before = measure(source, lambda share, note: progress(share * 0.3, note), tokens)
+    notes = gguf.quantise_gguf(source, target, to, lambda share, note: progress(0.3 + share * 0.4, note))
+    try:
+        after = measure(target, lambda share, note: progress(0.7 + share * 0.3, note), tokens)
+    except QuantiseError:
+        target.unlink()
+        raise
     return Report(
         before=before,
         after=after,

@@ -45,11 +45,7 @@ _SENSITIVE = ("attn_v.weight", "ffn_down.weight")
 
 def quantise_gguf(source: Path, target: Path, to: str, progress: Progress) -> list[str]:
     """Write `target`; gives notes for a person. Raises QuantiseError and ModelError; then nothing is left behind."""
-    if to not in TARGETS:
-        raise QuantiseError(f"A .gguf model can become one of: {', '.join(TARGETS)}. {to!r} is none of them.")
-    facts = read_facts(source)
-    if facts.format == "lora":
-        raise QuantiseError(f"{source} is an adapter; its base is what takes the room.")
+    check(source, to)
     layout, kernels = read_layout(source), Kernels()
     kinds = [_kind(tensor, layout, to) for tensor in layout.tensors]
     part = part_of(target)
@@ -62,6 +58,14 @@ def quantise_gguf(source: Path, target: Path, to: str, progress: Progress) -> li
     finally:
         part.unlink(missing_ok=True)
     return _notes(layout, kinds, to)
+
+
+def check(source: Path, to: str) -> None:
+    """Raises QuantiseError and ModelError for what cannot be done, before anything is."""
+    if to not in TARGETS:
+        raise QuantiseError(f"A .gguf model can become one of: {', '.join(TARGETS)}. {to!r} is none of them.")
+    if read_facts(source).format == "lora":
+        raise QuantiseError(f"{source} is an adapter; its base is what takes the room.")
 
 
 def _notes(layout: Layout, kinds: Sequence[int], to: str) -> list[str]:

@@ -11,13 +11,19 @@ import json
 import math
 import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 from reef.ports import Progress
+from reef.settings import inherited_environment
+from workers.engines.llama import environment
 from workers.quantise.report import Measured, QuantiseError
 
 TOKENS = 256
@@ -28,10 +34,49 @@ WRITE_TOKENS = 48
 FORCE = 1000.0
 """Added to a token's score, so that it is chosen."""
 TIMEOUT_S = 60.0
+CODE = Path(__file__).resolve().parents[2]
 
 
 def measure(path: Path, progress: Progress, tokens_max: int = TOKENS) -> Measured:
-    """Size, written tokens a second, and perplexity on the shipped text. Raises QuantiseError."""
+    """Size, written tokens a second, and perplexity on the shipped text. Raises QuantiseError.
+
+    In a process of its own: the engine's threads need variables that must be there when it is loaded, and a file that
+    brings the engine down brings down nothing else.
+    """
+    command = [sys.executable, "-m", __name__, str(path.absolute()), str(tokens_max)]
+    variables = inherited_environment() | environment()
+    said: _Said | None = None
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=variables, cwd=CODE, text=True
+    ) as child:
+        try:
+            for line in child.stdout or ():
+                said = msgspec.json.decode(line, type=_Said)
+                if said.note:
+                    progress(said.share, said.note)
+        finally:
+            child.kill()
+    if said is None or said.measured is None:
+        why = said.error if said is not None and said.error else f"the engine ended with status {child.returncode}"
+        raise QuantiseError(f"{path} cannot be measured: {why}")
+    return said.measured
+
+
+class _Said(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A line of the measuring process."""
+
+    share: float = 0.0
+    note: str = ""
+    measured: Measured | None = None
+    error: str = ""
+
+
+def _say(said: _Said) -> None:
+    sys.stdout.write(msgspec.json.encode(said).decode() + "\n")
+    sys.stdout.flush()
+
+
+def _measure_here(path: Path, tokens_max: int) -> Measured:
     reader = _Reader(path)
     try:
         ids = reader.tokens(resources.files("workers.quantise").joinpath("reading.txt").read_text(encoding="utf-8"))
@@ -39,7 +84,7 @@ def measure(path: Path, progress: Progress, tokens_max: int = TOKENS) -> Measure
         total = 0.0
         for place in range(WARM_TOKENS, len(ids)):
             total -= reader.log_probability(ids[:place], ids[place])
-            progress((place + 1) / len(ids), f"Reading {path.name}: {place + 1} of {len(ids)} tokens")
+            _say(_Said(share=(place + 1) / len(ids), note=f"Reading {path.name}: {place + 1} of {len(ids)} tokens"))
         perplexity = math.exp(total / max(1, len(ids) - WARM_TOKENS))
         speed = reader.tokens_per_s(ids[:WARM_TOKENS])
     finally:
@@ -117,3 +162,16 @@ class _Reader:
     def close(self) -> None:
         """Free it."""
         self._server = None
+
+
+def main() -> None:
+    """The measuring process: a path and a number of tokens; tells JSON, a line each."""
+    path, tokens = sys.argv[1:]
+    try:
+        _say(_Said(measured=_measure_here(Path(path), int(tokens))))
+    except QuantiseError as error:
+        _say(_Said(error=str(error)))
+
+
+if __name__ == "__main__":
+    main()

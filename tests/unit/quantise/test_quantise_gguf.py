@@ -121,5 +121,14 @@ def test_numbers_that_are_none_are_found(tmp_path: Path) -> None:
     data[place : place + 4] = struct.pack("<f", float("nan"))
     source.write_bytes(data)
     with pytest.raises(QuantiseError, match="not finite"):
+        quantise_gguf(source, tmp_path / "out.gguf", "Q8_0", quiet)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_file_that_the_engine_cannot_load_is_not_quantised(tmp_path: Path) -> None:
+    """Tensors without a network around them: the engine's refusal is told, and nothing is written."""
+    source = tmp_path / "in.gguf"
+    network(source)
+    with pytest.raises(QuantiseError, match=r"cannot be measured: llama\.cpp cannot load"):
         quantise(source, tmp_path / "out.gguf", "Q8_0", quiet)
     assert list(tmp_path.iterdir()) == [source]
