@@ -214,7 +214,7 @@ def test_a_real_model_names_what_it_sees(tmp_path: Path, make_engine: MakeEngine
 
 
 def test_a_simulated_device_says_so_and_keeps_its_pace() -> None:
-    """Labels that say what they are, the same answer to the same question, faults on command, a pace that is checked."""
+    """Labels that say what they are, one answer to one question, faults on command, a pace that is checked."""
     engine = SimulatedInference("simulated:invoke_ms=5")
     facts = engine.describe("any")
     assert all(label.startswith("simulated") for label in facts.labels)
