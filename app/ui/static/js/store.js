@@ -3,6 +3,7 @@
 // Topics: "personas", "sessions", "view" (another chat is shown), "thread" (its turns changed), "run" (a reply grew),
 // "composer", "connection", "status", "say" (words for a screen reader), "trouble" (words for the composer's note).
 
+import { Bus } from "./bus.js";
 import * as api from "./api.js";
 import { keepPreference, preference } from "./keep.js";
 import { Live } from "./live.js";
@@ -14,7 +15,7 @@ const RELOAD_AFTER_MS = 150;
 const POLL_WITHOUT_SOCKET_MS = 4_000;
 const NEW = "new";
 
-export class Store extends EventTarget {
+export class Store extends Bus {
   constructor() {
     super();
     this.personas = [];
@@ -26,18 +27,6 @@ export class Store extends EventTarget {
     this.view = emptyView(null, preference("persona", null));
     this.outbox = new Outbox(this);
     this.live = new Live({ onEvent: (event) => this.#received(event), onState: (state) => this.#connection(state) });
-  }
-
-  on(topic, listener) {
-    this.addEventListener(topic, (event) => listener(event.detail));
-  }
-
-  emit(topic, detail) {
-    this.dispatchEvent(new CustomEvent(topic, { detail }));
-  }
-
-  say(words, urgent = false) {
-    this.emit("say", { words, urgent });
   }
 
   trouble(problem) {

@@ -3,33 +3,17 @@
 // Topics: "personas", "connection", "say", "uploads" (a card changed), "documents" (rows changed), "selection",
 // "document" (a file's state changed: the event), "trouble" (a problem to show).
 
+import { Bus } from "../bus.js";
 import * as api from "../api.js";
 import { Live } from "../live.js";
 
 export const SHARED = "shared";
 
-export class Board extends EventTarget {
+export class Board extends Bus {
   constructor() {
     super();
     this.personas = [];
     this.live = new Live({ onEvent: (event) => this.emit(event.type, event), onState: (state) => this.#connection(state) });
-  }
-
-  on(topic, listener) {
-    this.addEventListener(topic, (event) => listener(event.detail));
-  }
-
-  emit(topic, detail) {
-    this.dispatchEvent(new CustomEvent(topic, { detail }));
-  }
-
-  say(words, urgent = false) {
-    this.emit("say", { words, urgent });
-  }
-
-  trouble(problem) {
-    this.emit("trouble", problem);
-    this.say(problem.message, true);
   }
 
   async loadPersonas() {

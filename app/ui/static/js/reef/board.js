@@ -4,6 +4,7 @@
 // Topics: "change" (tables changed), "device_changed" and "model" (events), "connection", "fresh" (once a second),
 // "say" (words for a screen reader), "trouble" (a problem to show), "outage" (why nothing newer is known, or "").
 
+import { Bus } from "../bus.js";
 import * as api from "../api.js";
 import { Live } from "../live.js";
 import * as calls from "./calls.js";
@@ -13,7 +14,7 @@ const TICK_MS = 1_000;
 const ASKED = { running: 100, queued: 50, dead: 50 };
 const TABLES = ["pools", "devices", "jobs"];
 
-export class Board extends EventTarget {
+export class Board extends Bus {
   constructor() {
     super();
     this.reef = null;
@@ -25,23 +26,6 @@ export class Board extends EventTarget {
     this.outage = "";
     this.connection = "connecting";
     this.live = new Live({ onEvent: (event) => this.#heard(event), onState: (state) => this.#became(state) });
-  }
-
-  on(topic, listener) {
-    this.addEventListener(topic, (event) => listener(event.detail));
-  }
-
-  emit(topic, detail) {
-    this.dispatchEvent(new CustomEvent(topic, { detail }));
-  }
-
-  say(words, urgent = false) {
-    this.emit("say", { words, urgent });
-  }
-
-  trouble(problem) {
-    this.emit("trouble", problem);
-    this.say(problem.message, true);
   }
 
   /** Unix seconds by the server's clock. */

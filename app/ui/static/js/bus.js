@@ -1,0 +1,20 @@
+// What the parts of a page tell each other: topics with details, words for the live region, and trouble.
+
+export class Bus extends EventTarget {
+  on(topic, listener) {
+    this.addEventListener(topic, (event) => listener(event.detail));
+  }
+
+  emit(topic, detail) {
+    this.dispatchEvent(new CustomEvent(topic, { detail }));
+  }
+
+  say(words, urgent = false) {
+    this.emit("say", { words, urgent });
+  }
+
+  trouble(problem) {
+    this.emit("trouble", problem);
+    this.say(problem.message, true);
+  }
+}
