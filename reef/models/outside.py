@@ -16,11 +16,13 @@ import fnmatch
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import httpx
-
 from reef.models.errors import ModelError
+
+if TYPE_CHECKING:
+    import httpx  # its client would cost the start of every process 0.3 s
 
 URL_CHARS_MAX = 2000
 DEFAULT_SIZE_MAX_BYTES = 200_000_000_000

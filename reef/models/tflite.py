@@ -139,7 +139,7 @@ def _parse(reader: _Reader) -> TfliteHead:
             name = _TYPES.get(kind, f"type {kind}")
             at = reader.field(tensor, _TENSOR_BUFFER)
             buffer = reader.read("I", at) if at else 0
-            if not sizes[buffer]:
+            if not buffer or not sizes[buffer]:  # the first one stands for "computed"
                 values.add(name)
             elif buffer not in seen:
                 seen.add(buffer)

@@ -131,7 +131,10 @@ def why(winner: Outcome, outcomes: Sequence[Outcome], model: PlannedModel, devic
     waits, rival_waits = winner.wait_p95_s.mean, rival.wait_p95_s.mean
     if rival_waits > waits + max(0.01, ALIKE * rival_waits):
         parts.append(f"p95 of waiting {seconds(waits)} against {seconds(rival_waits)} ({rival.strategy})")
-    if not parts and rival.spares != winner.spares:
+    soon, later = winner.ttft_p95_s.mean, rival.ttft_p95_s.mean
+    if not parts and soon < (1 - ALIKE) * later:
+        parts.append(f"first words sooner, p95 {seconds(soon)} against {seconds(later)} ({rival.strategy})")
+    if not parts and rival.spares < winner.spares:
         parts.append(
             f"as good as {rival.strategy}, with {winner.spares} devices, not {rival.spares}, spare for a failed one"
         )

@@ -6,6 +6,7 @@ on one device follows how a step grows with conversations, which is what a plan 
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -63,6 +64,7 @@ def recent_replies(database: Database, pool: str = "chat") -> list[Reply]:
     query = (
         sa.select(*columns)
         .where(jobs.c.pool == pool, jobs.c.state == "done", jobs.c.attempts == 1, jobs.c.result.is_not(None))
+        .where(jobs.c.owner.not_like("%simulated%"))  # those played a device at a pace that somebody chose
         .order_by(jobs.c.created_at.desc())
         .limit(REPLIES_MAX)
     )
@@ -103,9 +105,9 @@ def fit(replies: Sequence[Reply], streams: int) -> Batching:
             beside = [other for other in device if other.started < reply.ended and other.ended > reply.started]
             steps.append(_step(reply, beside))
             read = [other for other in beside if other.started < reply.first and other.first > reply.started]
-            prompts.append((float(sum(other.prompt for other in read)), reply.first - reply.started, 1.0))
+            prompts.append((float(sum(other.prompt for other in read)), reply.first - reply.started))
     fixed_s, stream_s = _line(steps, REFERENCE_STEP_STREAM_S / REFERENCE_STEP_FIXED_S)
-    prompt_fixed_s, prompt_token_s = _line(prompts, 0.0)
+    prompt_fixed_s, prompt_token_s = _line(_medians(prompts), 0.0)
     return Batching(
         step_fixed_s=max(STEP_MIN_S, fixed_s),
         step_stream_s=stream_s,
@@ -127,6 +129,21 @@ def _step(reply: Reply, beside: Sequence[Reply]) -> tuple[float, float, float]:
     writing = max(whole - stalled, whole / 10)
     together = sum(max(0.0, min(o.ended, reply.ended) - max(o.first, reply.first)) for o in beside)
     return together / whole, writing / (reply.tokens - 1), float(reply.tokens)
+
+
+def _medians(points: Sequence[tuple[float, float]]) -> list[tuple[float, float, float]]:
+    """The middle of the points of each doubling of x, all alike in weight.
+
+    Which prompts were read together is known roughly only, and most points may lie close together: both would make the
+    line too flat.
+    """
+    buckets: dict[int, list[tuple[float, float]]] = {}
+    for x, y in points:
+        buckets.setdefault(int(x).bit_length(), []).append((x, y))
+    return [
+        (statistics.median(x for x, _ in bucket), statistics.median(y for _, y in bucket), 1.0)
+        for bucket in buckets.values()
+    ]
 
 
 def _line(points: Sequence[tuple[float, float, float]], share: float) -> tuple[float, float]:

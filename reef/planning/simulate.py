@@ -23,6 +23,8 @@ OVERHEAD_S = 0.005
 """From a frame sent to the device and from its first text to the client: `make bench BENCH="overhead"`, median."""
 FAILOVER_S = 3.0
 """Until work of a dead device goes on elsewhere, as promised in docs/operations.md; loading the model comes on top."""
+RETRY_S = 1.0
+"""Who is refused comes back after this at the soonest: the least Retry-After."""
 LOOK_EVERY_S = 0.5
 """How often the dynamic strategy compares queues."""
 WARM_CYCLES, CYCLES, SPAN_MIN_S = 3, 20, 300.0
@@ -104,7 +106,8 @@ class _Simulation:
         return self._report(warm_s, span_s, tokens_end - tokens, (busy_end_s - busy_s) / (span_s * held))
 
     def _made(self) -> tuple[float, float]:
-        return sum(u.tokens for u in self.units), sum(u.busy_s * u.plan.devices for u in self.units)
+        made = [(unit.made(), unit.plan.devices) for unit in self.units]
+        return sum(tokens for (tokens, _), _ in made), sum(busy_s * devices for (_, busy_s), devices in made)
 
     def _report(self, warm_s: float, span_s: float, tokens: float, busy_share: float) -> Run:
         end = warm_s + span_s
@@ -131,16 +134,15 @@ class _Simulation:
     def _talk(self, session: int) -> Steps:
         numbers = self.draws.of(f"conversation {session}")
         persona = self.draws.persona(numbers)
-        yield self.env.timeout(numbers.random() * (self.load.think_s + 1.0))
+        yield self.env.timeout(numbers.random() * self.load.think_s)
         while True:
             asked = self.env.now
             prompt, reply = self._lengths(numbers)
             yield self.env.timeout(OVERHEAD_S)
             heard = self._ask(self._turn(session, persona, prompt, reply, asked))
-            if heard is not None:
-                yield heard
-            # a person who is refused comes back after a pause, as one who was answered does
-            yield self.env.timeout(numbers.expovariate(1 / self.load.think_s) if self.load.think_s else OVERHEAD_S)
+            yield heard or self.env.timeout(RETRY_S)
+            if self.load.think_s:
+                yield self.env.timeout(numbers.expovariate(1 / self.load.think_s))
 
     def _arrive(self) -> Steps:
         numbers = self.draws.of("turns")

@@ -60,6 +60,8 @@ class ServingUnit:
         self._live: list[_Stream] = []
         self._wake = env.event()
         self._failures = 0
+        self._pace = (0.0, 0.0, 0.0)
+        """Since when, tokens per second, and share of the devices that computes: of the sleep that is not over."""
         env.process(self._serve())
 
     @property
@@ -77,6 +79,12 @@ class ServingUnit:
         """Turns it works on."""
         return len(self._live)
 
+    def made(self) -> tuple[float, float]:
+        """Tokens, and time in which the devices computed, up to this moment."""
+        since, tokens_per_s, busy = self._pace
+        slept_s = self.env.now - since
+        return self.tokens + slept_s * tokens_per_s, self.busy_s + slept_s * busy
+
     def take(self, turn: Turn) -> None:
         """Begin a turn, or begin it again after a failure."""
         turn.started = self.env.now if turn.started is None else turn.started
@@ -89,6 +97,7 @@ class ServingUnit:
         self.up = False
         self._failures += 1
         lost = [stream.turn for stream in self._live]
+        self._pace = (0.0, 0.0, 0.0)
         self.tokens -= sum(s.turn.reply - s.tokens_left for s in self._live if not s.reading)
         self._live.clear()
         self._change()
@@ -115,8 +124,10 @@ class ServingUnit:
         failures = self._failures
         end = self.env.timeout(curve.prompts_s([stream.turn.prompt for stream in reading]))
         began = self.env.now
+        self._pace = (began, 0.0, 1.0)
         while not end.processed and failures == self._failures:
             yield end | self._wake
+        self._pace = (0.0, 0.0, 0.0)
         self.busy_s += self.env.now - began
         if failures == self._failures:
             for stream in reading:
@@ -124,23 +135,21 @@ class ServingUnit:
             self._settle()
 
     def _step_together(self, curve: Batching) -> Steps:
-        live, failures, began = list(self._live), self._failures, self.env.now
+        live, failures = list(self._live), self._failures
         step_s = curve.step_s(len(live))
-        yield self.env.timeout(min(stream.tokens_left for stream in live) * step_s) | self._wake
-        elapsed = self.env.now - began
-        self.busy_s += elapsed
+        elapsed = yield from self._sleep(min(stream.tokens_left for stream in live) * step_s, len(live) / step_s, 1.0)
         if failures == self._failures:
             for stream in live:
                 self._say(stream, elapsed / step_s)
             self._settle()
 
     def _through_stages(self, curve: Staged) -> Steps:
-        live, failures, began = list(self._live), self._failures, self.env.now
+        live, failures = list(self._live), self._failures
         slowdown = curve.slowdown(len(live))
         next_s = min(s.prompt_left_s if s.reading else s.tokens_left * curve.pass_s for s in live)
-        yield self.env.timeout(next_s * slowdown) | self._wake
-        elapsed = self.env.now - began
-        self.busy_s += elapsed * min(1.0, len(live) / curve.stages)
+        writing = sum(not stream.reading for stream in live)
+        busy = min(1.0, len(live) / curve.stages)
+        elapsed = yield from self._sleep(next_s * slowdown, writing / (curve.pass_s * slowdown), busy)
         if failures != self._failures:
             return
         for stream in live:
@@ -151,6 +160,19 @@ class ServingUnit:
             if stream.prompt_left_s <= NOTHING_TOKENS:
                 self._first_word(stream)
         self._settle()
+
+    def _sleep(self, wanted_s: float, tokens_per_s: float, busy: float) -> Generator[simpy.Event, Any, float]:
+        """Until then or until something changes; gives the time that passed.
+
+        Not from the clock where nothing changed: late in a long run it is too coarse for the last piece of a token.
+        """
+        began, end = self.env.now, self.env.timeout(wanted_s)
+        self._pace = (began, tokens_per_s, busy)
+        yield end | self._wake
+        elapsed: float = wanted_s if end.processed else self.env.now - began
+        self._pace = (0.0, 0.0, 0.0)
+        self.busy_s += elapsed * busy
+        return elapsed
 
     def _first_word(self, stream: _Stream) -> None:
         stream.reading = False

@@ -97,8 +97,9 @@ class _Judge:
 
     def all(self) -> list[Judgement]:
         """In the order of the specification."""
-        writing = [self.first_token(), self.cluster(), self.token(), self.aggregate(), self.conversations()]
-        return [*(writing if self.models else []), self.embeddings(), self.retrieval(), self.documents()]
+        writing = (self.first_token, self.cluster, self.token, self.aggregate, self.conversations)
+        reading = (self.embeddings, self.retrieval, self.documents)
+        return [line() for line in (*(writing if self.models else ()), *reading)]
 
     # --- the best that physics allows, over all ways of cutting
 

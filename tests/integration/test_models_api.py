@@ -267,3 +267,46 @@ def test_the_worker_dies_while_it_fetches(reef: Reef, http: httpx.Client, server
         server.answer = original  # type: ignore[method-assign]
     assert server.ranges == [None, "bytes=6000-"]
     assert place_of(reef).model == "long-one"
+
+
+def test_a_fetch_can_be_stopped(reef: Reef, http: httpx.Client, server: BadServer) -> None:
+    """Stopping the job ends the download at the next bytes; what has arrived is kept, and the next wish goes on."""
+    original, slow = server.answer, threading.Event()
+
+    def drop_by_drop(handler: Any) -> None:
+        if slow.is_set():
+            original(handler)
+            return
+        slow.set()
+        server.ranges.append(handler.headers.get("Range"))
+        handler.send_response(200)
+        handler.send_header("ETag", server.etag or "")
+        handler.send_header("Content-Length", str(len(server.body)))
+        handler.end_headers()
+        for place in range(0, len(server.body), 100):
+            try:
+                handler.wfile.write(server.body[place : place + 100])
+            except OSError:
+                return
+            if place > 4000:
+                time.sleep(0.1)  # a slow line, as far as the other side can tell
+
+    server.answer = drop_by_drop  # type: ignore[method-assign]
+    try:
+        job_id = load(http, "slow-one", server).json()["job_id"]
+        deadline = time.monotonic() + PATIENCE_S
+        while view(http, "slow-one")["progress"] == 0.0:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert http.post(f"/api/v1/runs/{job_id}/stop").status_code in (200, 202)
+        while view(http, "slow-one"):
+            assert time.monotonic() < deadline, view(http, "slow-one")
+            time.sleep(0.05)
+        assert http.get(f"/api/v1/runs/{job_id}").json()["state"] in ("stopped", "cancelled")
+        assert list((reef.data_dir / "models").glob(".slow-one.url.part.tflite"))
+        assert load(http, "slow-one", server).status_code == 202
+        becomes(http, "slow-one", "CACHED")
+    finally:
+        server.answer = original  # type: ignore[method-assign]
+    assert server.ranges[0] is None
+    assert str(server.ranges[1]).startswith("bytes=")
