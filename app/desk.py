@@ -110,9 +110,9 @@ class Desk:
         """Replace what a user said. Raises as `say`, and UnknownMessage and NotEditable."""
         return self._count(lambda: self._turn(lambda: self._turns.edit(message_id, text), _keep))
 
-    def complete(self, job: Job) -> Accepted:
+    def complete(self, job: Job, attachment: bytes = b"") -> Accepted:
         """Accept a job that belongs to no conversation. Raises PoolFull, PoolClosed, BrokerDown, BrokerAway."""
-        return self._count(lambda: self._completion(job))
+        return self._count(lambda: self._completion(job, attachment))
 
     def stop(self, run_id: str) -> JobRecord:
         """Stop a run: at once when it waits, at its next token when it runs. Raises UnknownJob."""
@@ -183,9 +183,9 @@ class Desk:
             self._tell_session(turn.run)
         return accepted
 
-    def _completion(self, job: Job) -> Accepted:
+    def _completion(self, job: Job, attachment: bytes) -> Accepted:
         self._check_broker()
-        record = self._turns.complete(job)
+        record = self._turns.complete(job, attachment)
         try:
             self._dispatcher.send(record)
         except BrokerDown:

@@ -22,14 +22,17 @@ LOOK_S = 0.5
 T = TypeVar("T")
 
 
-def answer(services: Services, job: Job, kind: type[T]) -> T:
-    """The result of this job. Raises Refusal, PoolClosed, PoolFull, BrokerDown, BrokerAway."""
+def answer(services: Services, job: Job, kind: type[T], attachment: bytes = b"") -> T:
+    """The result of this job; `attachment` is what it works on, where that is long.
+
+    Raises Refusal, PoolClosed, PoolFull, BrokerDown, BrokerAway.
+    """
     listener = open_listener(services)
     watch = EventStream(services, listener)
     run_id = ""
     ended = False
     try:
-        run_id = services.desk.complete(job).run.id
+        run_id = services.desk.complete(job, attachment).run.id
         listener.follow(run_id)
         _wait(listener, run_id)
         ended = True

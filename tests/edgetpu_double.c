@@ -10,8 +10,8 @@
  *
  * Environment:
  *   EDGETPU_DOUBLE_DEVICES   devices that are there, such as "usb:0,usb:1,pci:0"; unset: every device is there
- *   EDGETPU_DOUBLE_LOG       file to which a line "PID open usb:0", "PID absent ...", "PID busy ...", "PID claimed 1"
- *                            is added as it happens
+ *   EDGETPU_DOUBLE_LOG       file to which a line "PID open usb:0", "PID absent ...", "PID busy ...", "PID claimed 1",
+ *                            "PID computed usb:0 17" (the byte) is added as it happens
  *   EDGETPU_DOUBLE_LOCKS     folder of lock files: a device that is open in one process is busy for all others
  *   EDGETPU_DOUBLE_MS        milliseconds that a call takes
  *   EDGETPU_DOUBLE_FAIL_AT, EDGETPU_DOUBLE_ABORT_AT, EDGETPU_DOUBLE_HANG_AT
@@ -222,6 +222,9 @@ static int kernel_invoke(Context *context, Node *node) {
     Tensor *tensor = context->tensors + node->outputs->data[i];
     memset(tensor->data, (int)(sum & 0xff), tensor->bytes);
   }
+  char about[NAME_MAX_BYTES + 8];
+  snprintf(about, sizeof about, "%s %u", delegate->device, sum & 0xff);
+  tell("computed", about);
   return OK;
 }
 

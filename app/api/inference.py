@@ -12,7 +12,7 @@ from msgspec import Meta
 from app.questions import answer
 from app.refusals import Refusal
 from app.web import Call, Route
-from reef.contracts.jobs import InferenceJob, InputTensor
+from reef.contracts.jobs import InferenceInputs, InferenceJob, InputTensor
 
 BYTES_MAX = 8 << 20
 """Of one request, base64 included: it is held in memory, and it stands in the database until it is done."""
@@ -105,15 +105,16 @@ def infer(call: Call) -> InferenceAnswer:
     """Run a model over tensors, up to 256 inputs and 8 MiB in one request."""
     body: InferenceRequest = call.body
     began = time.monotonic()
-    made = answer(call.services, InferenceJob(model=body.model, inputs=body.inputs, floats=body.floats), _Outputs)
+    sent = InferenceInputs(tensors=body.inputs)
+    made = answer(call.services, InferenceJob(model=body.model, floats=body.floats), _Outputs, _packed(sent))
     return InferenceAnswer(**_timed(made, began))
 
 
 def label(call: Call) -> LabelsAnswer:
     """Label pictures with a classifier: JPEG, PNG, WebP, BMP or GIF, up to 32 and 8 MiB in one request."""
     began = time.monotonic()
-    job = _pictures_job()
-    made = answer(call.services, job, _Labels)
+    job, sent = _read_pictures()
+    made = answer(call.services, job, _Labels, _packed(sent))
     return LabelsAnswer(**_timed(made, began))
 
 
@@ -121,7 +122,11 @@ def _timed(made: _Outputs | _Labels, began: float) -> dict[str, Any]:
     return msgspec.structs.asdict(made) | {"total_s": round(time.monotonic() - began, 6)}
 
 
-def _pictures_job() -> InferenceJob:
+def _packed(sent: InferenceInputs) -> bytes:
+    return msgspec.msgpack.encode(sent)
+
+
+def _read_pictures() -> tuple[InferenceJob, InferenceInputs]:
     if request.mimetype != "multipart/form-data":
         raise Refusal(415, "not_multipart", "Not multipart", "Send the pictures as multipart/form-data.")
     request.max_content_length = BYTES_MAX
@@ -133,7 +138,7 @@ def _pictures_job() -> InferenceJob:
         raise Refusal(413, "too_many_files", "Too many files", detail)
     given = {name: request.form[name] for name in _PictureFields.__struct_fields__ if name in request.form}
     fields = msgspec.convert(given, _PictureFields, strict=False)
-    return InferenceJob(model=fields.model, pictures=pictures, top_k=fields.top_k)
+    return InferenceJob(model=fields.model, top_k=fields.top_k), InferenceInputs(pictures=pictures)
 
 
 INFERENCE_ROUTES: tuple[Route, ...] = (

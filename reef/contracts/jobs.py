@@ -149,7 +149,7 @@ class EmbedTextsJob(Job, frozen=True, kw_only=True):
 
 
 class InputTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One tensor of an input: its numbers row by row, little-endian, as base64."""
+    """One tensor of an input: its numbers row by row, little-endian; base64 in JSON."""
 
     data: bytes
     shape: Annotated[list[Annotated[int, Meta(ge=0, le=1 << 31)]], Meta(max_length=8)] = []
@@ -160,19 +160,24 @@ class InputTensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Empty: the tensors come in the model's order."""
 
 
+class InferenceInputs(msgspec.Struct, frozen=True, kw_only=True):
+    """The attachment of an InferenceJob, as msgpack: inputs of some tensors each, or pictures as they were uploaded."""
+
+    tensors: list[list[InputTensor]] = []
+    pictures: list[bytes] = []
+
+
 class InferenceJob(Job, frozen=True, kw_only=True):
-    """Run a model over inputs, or over pictures. What comes out stands in the job's result."""
+    """Run a model over its attached inputs. What comes out, tensors or labels, stands in the job's result."""
 
     TASK: ClassVar[str] = "coralreef.media.infer"
     POOL: ClassVar[str] = "media"
 
     model: str
-    inputs: list[list[InputTensor]] = []
     floats: bool = False
     """Give quantised outputs as the values they stand for."""
-    pictures: list[bytes] = []
-    """Files as they were uploaded; the answer is then labels."""
     top_k: int = 5
+    """Labels of a picture."""
 
 
 class FetchModelJob(Job, frozen=True, kw_only=True):

@@ -124,12 +124,13 @@ class Turns:
             store.add_message(connection, prompt)
         return turn
 
-    def complete(self, job: Job) -> JobRecord:
+    def complete(self, job: Job, attachment: bytes = b"") -> JobRecord:
         """Accept a job that belongs to no conversation. Raises PoolClosed, PoolFull, UnknownPersona."""
         with self.database.write() as connection:
             speaker = job.persona_id if isinstance(job, CompletionJob) else None
             route = route_of(self.topology, find_persona(connection, speaker)) if speaker else None
-            return self._submit(connection, msgspec.structs.replace(self._new(job), route=route))
+            new = msgspec.structs.replace(self._new(job), route=route, attachment=attachment)
+            return self._submit(connection, new)
 
     def forget(self, session_id: str) -> list[JobRecord]:
         """Delete a conversation and end its runs; the runs that were active come back. Raises UnknownSession."""

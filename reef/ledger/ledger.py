@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from reef.contracts.jobs import Job
+from reef.ledger.attachments import attach
 from reef.ledger.model import Claim, JobRecord, LaneBusy, NewJob, PoolFull, PoolLoad, UnknownJob, as_json
 from reef.records.database import Database
 from reef.records.tables import ACTIVE_STATES, jobs
@@ -126,6 +127,8 @@ class Ledger:
         try:
             with connection.begin_nested() if connection.dialect.name == "postgresql" else nullcontext():
                 connection.execute(_INSERT, values)
+                if new.attachment:
+                    attach(connection, values["id"], new.attachment)
         except IntegrityError:  # the lane is taken, or another transaction was faster with this key
             if new.idempotency_key and (known := self._by_key(connection, new.idempotency_key)):
                 return known

@@ -43,6 +43,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     lane: str | None = None
     idempotency_key: str | None = None
     delay_s: float = 0.0
+    attachment: bytes = b""
+    """What it works on, where that is too long for its row (reef/ledger/attachments.py)."""
     """It is not begun before that, unless `Ledger.release` lets it."""
     route: str | None = None
     """Which devices of the pool should serve it (reef.placement.model); None: any of them."""

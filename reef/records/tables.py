@@ -59,6 +59,14 @@ jobs = sa.Table(
     ),
 )
 
+attachments = sa.Table(
+    "attachments",
+    metadata,
+    # what a job works on, where it is megabytes: every change of a row writes all of it anew
+    sa.Column("job_id", ID, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+
 personas = sa.Table(
     "personas",
     metadata,
