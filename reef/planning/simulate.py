@@ -100,6 +100,8 @@ class _Simulation:
                 env.process(self._break(place, unit))
         env.run(until=warm_s)
         tokens, busy_s = self._made()
+        for unit in self.units:
+            unit.begin_counting()
         env.run(until=warm_s + span_s)
         tokens_end, busy_end_s = self._made()
         held = sum(unit.plan.devices for unit in self.units)

@@ -35,12 +35,14 @@ class Turn:
 class _Stream:
     """A turn on its way through a unit."""
 
-    __slots__ = ("prompt_left_s", "reading", "tokens_left", "turn")
+    __slots__ = ("before", "prompt_left_s", "reading", "tokens_left", "turn")
 
     def __init__(self, turn: Turn, prompt_s: float) -> None:
         self.turn, self.prompt_left_s = turn, prompt_s
         self.reading = True
         self.tokens_left = turn.reply
+        self.before = 0.0
+        """Tokens it had said when counting began: a failure does not take them back from what was counted."""
 
 
 class ServingUnit:
@@ -85,6 +87,14 @@ class ServingUnit:
         slept_s = self.env.now - since
         return self.tokens + slept_s * tokens_per_s, self.busy_s + slept_s * busy
 
+    def begin_counting(self) -> None:
+        """What is said from now on is counted; what a failure undoes of it is not."""
+        since, tokens_per_s, _ = self._pace
+        writing = [stream for stream in self._live if not stream.reading]
+        for stream in writing:
+            slept = (self.env.now - since) * tokens_per_s / len(writing)
+            stream.before = stream.turn.reply - stream.tokens_left + slept
+
     def take(self, turn: Turn) -> None:
         """Begin a turn, or begin it again after a failure."""
         turn.started = self.env.now if turn.started is None else turn.started
@@ -98,7 +108,7 @@ class ServingUnit:
         self._failures += 1
         lost = [stream.turn for stream in self._live]
         self._pace = (0.0, 0.0, 0.0)
-        self.tokens -= sum(s.turn.reply - s.tokens_left for s in self._live if not s.reading)
+        self.tokens -= sum(s.turn.reply - s.tokens_left - s.before for s in self._live if not s.reading)
         self._live.clear()
         self._change()
         return lost
