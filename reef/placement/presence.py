@@ -21,6 +21,9 @@ SILENT_S = 2.2
 REMOVED_S = 1.2
 LOADING_SILENT_S = 6.0
 FIRST_WORD_S = 30.0
+FAILED_REST_S = 30.0
+"""One that failed (its place's model could not be loaded, say) is given nothing so long: asked again at once, it would
+fail again and again, and take the jobs of its pool with it."""
 SKEW_S = 1.0
 """How far the clock of another host may be off when its report is seen for the first time."""
 
@@ -32,6 +35,7 @@ class _Node(msgspec.Struct):
     heard: float
     """When its report was last seen to change, on our clock."""
     removed: float | None = None
+    failed: float | None = None
     idle_since: float = 0.0
 
 
@@ -57,6 +61,8 @@ class Watch:
                 known.heard, known.vitals, known.removed = now, vitals, None
             if vitals.running:
                 known.idle_since = now
+            if vitals.state == "failed":
+                known.failed = now
         for name, known in self._nodes.items():
             if name not in reports and known.removed is None:
                 known.removed = now
@@ -67,13 +73,16 @@ class Watch:
         known = self._nodes.get(node)
         if known is None:
             return "unknown" if now - self._began < FIRST_WORD_S / self._speed else "gone"
-        if known.vitals.state == "failed":
+        if known.vitals.state == "failed" or self._rests(known, now):
             return "gone"
         if known.removed is not None and now - known.removed > REMOVED_S / self._speed:
             return "gone"
         busy_opening = known.vitals.state == "loading" or known.vitals.loading
         patience_s = LOADING_SILENT_S if busy_opening else SILENT_S
         return "alive" if now - known.heard <= patience_s / self._speed else "gone"
+
+    def _rests(self, known: _Node, now: float) -> bool:
+        return known.failed is not None and now - known.failed < FAILED_REST_S / self._speed
 
     def vitals(self, node: str) -> Vitals | None:
         """What it said last."""

@@ -281,8 +281,8 @@ class DeviceKeeper:
 
 
 def _as_opened(device: Device, opened: Opened) -> Device:
-    """The device under its driver's name of now."""
-    if opened.name == device.name:
+    """The device under its driver's name of now. Only accelerators have one: `cpu:0-3` is no driver's name."""
+    if opened.name == device.name or device.kind not in ("edgetpu", "cuda"):
         return device
     return msgspec.structs.replace(device, name=opened.name, index=int(opened.name.partition(":")[2]))
 

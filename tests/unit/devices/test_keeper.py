@@ -258,3 +258,13 @@ def test_how_the_worker_before_ended_is_told_by_the_next(settings: Settings, how
     assert says in known.last_fault
     assert live(settings, "in good order") == 0
     assert row(settings, "simulated").failures == known.failures, "told once"
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu:0", "cpu:0-1", "simulated", "simulated:3"])
+def test_what_no_driver_numbers_stays_what_it_is(settings: Settings, name: str) -> None:
+    """Cores of a processor are opened as queues.yaml names them."""
+    device = Device(name, "cpu" if name.startswith("cpu") else "simulated", index=3, cores=(0, 1))
+    kept = DeviceKeeper(settings, device)
+    assert kept.opened() == device
+    assert kept.opened() == device, "opened once"
+    kept.close()

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from reef.contracts.nodes import Vitals, read_vitals
-from reef.placement.presence import FIRST_WORD_S, LOADING_SILENT_S, REMOVED_S, SILENT_S, Watch
+from reef.placement.presence import FAILED_REST_S, FIRST_WORD_S, LOADING_SILENT_S, REMOVED_S, SILENT_S, Watch
 
 
 class Clock:
@@ -103,3 +103,16 @@ def test_a_report_of_another_version_is_left_out() -> None:
     """One unreadable report hides no other."""
     good = msgspec.json.encode({"node": "a", "pool": "chat", "at": 1.0, "state": "ready", "new_field": 1})
     assert list(read_vitals([b'{"node": 5}', b"\x00", good])) == ["a"]
+
+
+def test_one_that_failed_rests(clock: Clock) -> None:
+    """Ready again without its place, it is not given it again at once, only to fail anew."""
+    watch = Watch(clock)
+    watch.see(said(clock))
+    watch.see(said(clock, at=clock.now + 0.1, state="failed"))
+    clock.now += 1
+    watch.see(said(clock))
+    assert watch.presence("d") == "gone"
+    clock.now += FAILED_REST_S
+    watch.see(said(clock))
+    assert watch.presence("d") == "alive"
