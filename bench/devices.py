@@ -55,7 +55,7 @@ MODELS = (
     "movenet_single_pose_lightning_ptq",
 )
 SSD = "ssd_mobilenet_v1_coco_quant_postprocess"
-WIDE, LAYERS, FRAMES = 1536, 8, 60
+WIDE, ROWS, LAYERS, FRAMES = 512, 64, 8, 60
 RUNTIMES = {"ai-edge-litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
 
 
@@ -67,8 +67,8 @@ def run(report: Report) -> None:
         shutil.copyfile(path, models / path.name)
     if not CORAL.is_dir():
         report.notes.append(f"{CORAL} is absent: no Coral model was measured; REEF_TEST_DATA names its folder.")
-    tiny_tflite.chain(models / "dense.tflite", 0, LAYERS, layers=LAYERS, width=WIDE)
-    tiny_tflite.segments(models, "dense", (0, LAYERS // 2, LAYERS), width=WIDE)
+    tiny_tflite.chain(models / "dense.tflite", 0, LAYERS, layers=LAYERS, width=WIDE, rows=ROWS)
+    tiny_tflite.segments(models, "dense", (0, LAYERS // 2, LAYERS), width=WIDE, rows=ROWS)
     library = _double()
     report.tables.append(_runtimes(report, models))
     report.tables.append(_throughput(report, models, library))
@@ -91,7 +91,10 @@ def _double() -> Path | None:
 def _runtimes(report: Report, models: Path) -> Table:
     rows = []
     for name in [*(name for name in MODELS if (models / f"{name}.tflite").is_file()), "dense"]:
-        row, p50 = [name if name != "dense" else f"dense, {LAYERS} × {WIDE}² float32, made here"], {}
+        row, p50 = (
+            [name if name != "dense" else f"dense, {LAYERS} layers of {WIDE}, {ROWS} rows, float32, made here"],
+            {},
+        )
         for title, runtime in RUNTIMES.items():
             for threads in (1, 2) if cores() > 1 else (1,):
                 files = [str(models / f"{name}.tflite")]

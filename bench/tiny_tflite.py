@@ -110,19 +110,21 @@ def _dense(graph: Graph, layer: int, source: str, target: str, width: int) -> No
     )
 
 
-def chain(path: Path, first: int = 0, last: int = LAYERS, *, layers: int = LAYERS, width: int = WIDTH) -> Path:
+def chain(
+    path: Path, first: int = 0, last: int = LAYERS, *, layers: int = LAYERS, width: int = WIDTH, rows: int = 1
+) -> Path:
     """Layers `first` up to `last` of the model; the last adds what the first layer made, "t1", to its own."""
     graph = Graph()
-    source, inputs = graph.tensor(f"t{first}", (1, width)), [f"t{first}"]
+    source, inputs = graph.tensor(f"t{first}", (rows, width)), [f"t{first}"]
     for layer in range(first, last):
-        target = graph.tensor(f"t{layer + 1}", (1, width))
+        target = graph.tensor(f"t{layer + 1}", (rows, width))
         _dense(graph, layer, source, target, width)
         source = target
     outputs = [source]
     if last == layers:
         if first > 1:
-            inputs.append(graph.tensor("t1", (1, width)))
-        outputs = [graph.tensor("sum", (1, width))]
+            inputs.append(graph.tensor("t1", (rows, width)))
+        outputs = [graph.tensor("sum", (rows, width))]
         kind = schema.BuiltinOptions.AddOptions
         graph.operator(schema.BuiltinOperator.ADD, [source, "t1"], outputs, schema.AddOptionsT(), kind=kind)
     elif first == 0 and last > 1:
@@ -130,12 +132,15 @@ def chain(path: Path, first: int = 0, last: int = LAYERS, *, layers: int = LAYER
     return graph.save(path, inputs, outputs)
 
 
-def segments(folder: Path, name: str, cuts: Sequence[int] = (0, 1, 2, LAYERS), *, width: int = WIDTH) -> list[Path]:
+def segments(
+    folder: Path, name: str, cuts: Sequence[int] = (0, 1, 2, LAYERS), *, width: int = WIDTH, rows: int = 1
+) -> list[Path]:
     """The model in parts, cut before these layers."""
     count = len(cuts) - 1
     paths = [folder / f"{name}_segment_{number}_of_{count}.tflite" for number in range(count)]
     return [
-        chain(path, cuts[number], cuts[number + 1], layers=cuts[-1], width=width) for number, path in enumerate(paths)
+        chain(path, cuts[number], cuts[number + 1], layers=cuts[-1], width=width, rows=rows)
+        for number, path in enumerate(paths)
     ]
 
 

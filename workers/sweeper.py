@@ -13,6 +13,7 @@ import sqlalchemy.exc
 
 from reef.conversation.ends import announce_end
 from reef.ledger import Ledger
+from reef.ledger.attachments import forget_attachments
 from reef.ledger.sweep import forget_ended, sweep
 from reef.models.errors import ModelError
 from reef.models.keeping import Keeping
@@ -53,6 +54,7 @@ def run(stop: threading.Event) -> None:
                 announce_end(database, dispatcher.redis, job)
             if swept.resent or swept.ended:
                 log.info("sent %d hints again; %d jobs ended", swept.resent, len(swept.ended))
+            forget_attachments(database)
             flow.look()
             recorder.look()
             preloader.look()

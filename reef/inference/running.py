@@ -1,6 +1,6 @@
 """The job of the media pool: run a model over what a client sent, and leave the answer in the ledger.
 
-What was sent stands beside the job and is forgotten with its end: it may be megabytes, and nobody asks for it again.
+What was sent stands beside the job (reef/ledger/attachments.py) and is forgotten soon after its end.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ import time
 from typing import Any
 
 import msgspec
-import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from reef.contracts.events import Done, Error, Stopped, Usage
+from reef.contracts.events import Done, Stopped, Usage
 from reef.contracts.jobs import InferenceInputs, InferenceJob
 from reef.inference.pictures import Label, as_input, best_labels, check_classifier
 from reef.inference.tensors import OutputTensor, answer_bytes, check_dtypes, read_inputs, write_outputs
 from reef.ledger import Claim
-from reef.ledger.attachments import forget_attachment, read_attachment
+from reef.ledger.attachments import read_attachment
 from reef.ports import Cancelled, DeviceContext, EngineRefused, Hold, ModelFacts, RunWriter
 
 ANSWER_BYTES_MAX = 16 << 20
@@ -37,23 +36,15 @@ class InferenceResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_inference(context: DeviceContext, claim: Claim, job: InferenceJob, writer: RunWriter, hold: Hold) -> None:
     """Run a model over inputs or pictures."""
-
-    def forget(connection: sa.Connection) -> None:
-        forget_attachment(connection, claim.job.id)
-
     try:
         result = _result(context, job, _sent(context, claim), hold)
     except Cancelled:
         if hold.reason == "drain":
             context.ledger.hand_back(claim)
-        elif hold.reason == "stop" and context.ledger.finish(claim, "cancelled", within=forget):
+        elif hold.reason == "stop" and context.ledger.finish(claim, "cancelled"):
             writer.emit(Stopped(usage=Usage(0, 0)))
         return
-    except EngineRefused as error:
-        if context.ledger.finish(claim, "failed", error=str(error), within=forget):
-            writer.emit(Error(code="refused", message=str(error)))
-        return
-    if context.ledger.finish(claim, "done", result=msgspec.to_builtins(result), within=forget):
+    if context.ledger.finish(claim, "done", result=msgspec.to_builtins(result)):
         writer.emit(Done(usage=Usage(0, 0), message_id=""))
 
 

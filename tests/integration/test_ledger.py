@@ -9,9 +9,10 @@ import sqlalchemy as sa
 
 from reef.contracts.jobs import CompletionJob
 from reef.ledger import JobRecord, LaneBusy, Ledger, NewJob, PoolFull, UnknownJob
+from reef.ledger.attachments import forget_attachments, read_attachment
 from reef.ledger.sweep import forget_ended, sweep
 from reef.records.database import Database, migrate
-from reef.records.tables import is_ours, metadata
+from reef.records.tables import is_ours, jobs, metadata
 
 
 class Clock:
@@ -350,3 +351,17 @@ def test_migrating_twice_changes_nothing_and_matches_the_tables(database_url: st
     with any_database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"include_name": is_ours})
         assert compare_metadata(context, metadata) == []
+
+
+def test_what_a_job_works_on_stands_beside_its_row(ledger: Ledger, any_database: Database) -> None:
+    """An attachment is accepted with its job and goes when it ended; a dead job keeps it, to be tried again."""
+    kept: dict[str, str] = {}
+    for state in ("done", "failed", "cancelled", "dead", "queued"):
+        record = submit(ledger, attachment=state.encode())
+        with any_database.write() as connection:
+            connection.execute(jobs.update().where(jobs.c.id == record.id).values(state=state))
+        kept[state] = record.id
+    assert read_attachment(any_database, kept["done"]) == b"done"
+    assert forget_attachments(any_database) == 3
+    assert forget_attachments(any_database) == 0
+    assert {state for state, job_id in kept.items() if read_attachment(any_database, job_id)} == {"dead", "queued"}
