@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,6 +38,7 @@ from workers.recovery import recover_node
 ATTEMPTS_MAX = 100
 LOAD_S = 0.05
 POLL_S = 0.2
+PULSE_S = 0.02
 
 
 class InferJob(Job, frozen=True, kw_only=True):
@@ -209,6 +210,8 @@ class Shoal:
         self.store = PlacementStore(self.database)
         self.effects = directory / "effects"
         self.effects.touch()
+        self.stalled_s = 0.0
+        """How long this process was kept from running at worst: everything in it was late by that."""
         self.closing = threading.Event()
         self.places: dict[str, Place] = {}
         self.devices: dict[str, Device] = {}
@@ -217,7 +220,8 @@ class Shoal:
         """Which device took the hint or the claim of which job, and when."""
         self.nodes = [device.node for device in self.topology.allocated]
         self._threads = [
-            threading.Thread(target=loop, daemon=True) for loop in (self._beat_all, self._read_places, self._sweep)
+            threading.Thread(target=loop, daemon=True)
+            for loop in (self._beat_all, self._read_places, self._sweep, self._feel_the_pulse)
         ]
         self.placing = Placing(self.topology, self.database, self.redis, speed=speed)
         for node in self.nodes:
@@ -253,6 +257,13 @@ class Shoal:
             for device in list(self.devices.values()):
                 if not device.dead:
                     self.beat(device)
+
+    def _feel_the_pulse(self) -> None:
+        before = time.monotonic()
+        while not self.closing.wait(PULSE_S):
+            now = time.monotonic()
+            self.stalled_s = max(self.stalled_s, now - before - PULSE_S)
+            before = now
 
     def _read_places(self) -> None:
         with self.redis.pubsub(ignore_subscribe_messages=True) as channel:
@@ -341,18 +352,25 @@ class Shoal:
         effects = Counter(line.split()[0] for line in self.effects.read_text(encoding="utf-8").splitlines())
         assert effects == Counter(record.id for record in records), self.state()
 
-    def moves_s(self) -> list[float]:
-        """How long what a dead device held, hint or claim, took to be held by another: for each such job."""
-        taken = []
+    def moves_s(self, scarce: Collection[str] = ()) -> list[float]:
+        """How long what a dead device held, hint or claim, took to be held by another: for each such job.
+
+        A pool that is `scarce` has so few devices that all may die one after the other: there it is counted from the
+        last death.
+        """
         lines = [line.split() for line in self.effects.read_text(encoding="utf-8").splitlines()]
         done_at = {job_id: float(at) for job_id, _, at in lines}
+        pools = {job_id: record.pool for job_id, record in self.ledger.get_many(done_at).items()}
+        taken = []
         for node, died_at in self.deaths:
             last: dict[str, str] = {}
             for job_id, holder, at in self.held:
                 if at <= died_at < done_at[job_id]:
                     last[job_id] = holder
             for job_id in (job_id for job_id, holder in last.items() if holder == node):
-                taken.append(min(at for job, _, at in self.held if job == job_id and at > died_at) - died_at)
+                later = min(at for job, _, at in self.held if job == job_id and at > died_at)
+                deaths = [at for other, at in self.deaths if died_at <= at <= later and pools[job_id] in scarce]
+                taken.append(later - max([died_at, *deaths]))
         return taken
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from reef.allocation import Dedicated
 from reef.placement.model import Place, persona_route
-from reef.placement.view import PERSONA_PREFIX, RESIDENT_MAX, Seen, View, count, decide, nearest
+from reef.placement.view import OPERATOR, PERSONA_PREFIX, RESIDENT_MAX, Seen, View, count, decide, nearest
 from reef.topology import CHAT_POOL
 
 ON_DEMAND_IDLE_S = 600.0
@@ -282,19 +282,22 @@ class _Layout:
         )
 
     def _with_somebody_for_all(self, places: list[Place]) -> list[Place]:
-        """Personas without devices of their own need one device that answers everybody."""
+        """No reserve is left: one device of each persona answers those without devices of their own, too."""
         chat = self.view.pools[CHAT_POOL]
         alive = {device.node for device in self.view.devices if not device.gone}
         if chat.own or any(p.general and p.pool == CHAT_POOL and p.node in alive for p in places):
             return places
-        able = [p for p in places if p.pool == CHAT_POOL and p.node in alive and p.decided_by != "operator"]
-        if not able:
-            return places
-        able.sort(key=lambda place: (place.model not in ("", chat.model), not self.view.place(place.node).general))
-        opened = msgspec.structs.replace(
-            able[0], general=True, reason=f"{able[0].reason} It answers everybody, since no reserve is left."
-        )
-        return [opened if place.node == opened.node else place for place in places]
+        able = [p for p in places if p.pool == CHAT_POOL and p.node in alive and p.decided_by != OPERATOR]
+        fitting = [place for place in able if place.model in ("", chat.model)] or able[:1]
+        fitting.sort(key=lambda place: not self.view.place(place.node).general)
+        first_of = {place.routes: place for place in reversed(fitting)}
+        opened = {
+            place.node: msgspec.structs.replace(
+                place, general=True, reason=f"{place.reason} It answers everybody, since no reserve is left."
+            )
+            for place in first_of.values()
+        }
+        return [opened.get(place.node, place) for place in places]
 
 
 def _asked(place: Place) -> dict[str, object]:

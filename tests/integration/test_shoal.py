@@ -15,6 +15,7 @@ import pytest
 from services import RedisServer
 from shoal import Shoal
 
+from reef import keys
 from reef.placement.model import model_route, persona_route
 
 POOLS = """
@@ -39,10 +40,12 @@ PLANS = {
 }
 SPEED = {8: 4.0, 48: 2.0, 96: 1.0}
 """The large one runs in real time: there the three seconds are three seconds."""
-BUSY_S = 2.6
+BUSY_S = 2.2
 DEATHS = {"dedicated": 1 / 3, "dynamic": 1 / 3, "pipeline": 1 / 16}
 """Share of the devices that dies: in a pipeline each takes seven others with it until it is repaired."""
 MOVE_S = 3.0
+WORK_S = 0.4
+"""Of a move, what is work and not waiting: in shortened time it takes as long as ever."""
 PERSONAS = [f"p{n}" for n in range(12)]
 
 Start = Callable[..., Shoal]
@@ -79,6 +82,14 @@ def next_job(strategy: str, chance: random.Random) -> tuple[str, str | None]:
     return "chat", chance.choice([None, None, model_route("second"), model_route("third")])
 
 
+def victims(shoal: Shoal) -> list[str]:
+    """Who may die next, the busy ones rather; two of a reserve are left, or there would be none to speak of."""
+    alive = [node for node in shoal.nodes if not shoal.devices[node].doomed.is_set()]
+    reserve = [node for node in alive if shoal.devices[node].place.tier == "reserve"]
+    able = [node for node in alive if node not in reserve or len(reserve) > 2]
+    return [node for node in able if shoal.devices[node].running] or able
+
+
 @pytest.mark.parametrize("size", [8, 48, 96])
 @pytest.mark.parametrize("strategy", ["dedicated", "dynamic", "pipeline"])
 def test_devices_die_and_return_at_random(start: Start, strategy: str, size: int) -> None:
@@ -92,13 +103,11 @@ def test_devices_die_and_return_at_random(start: Start, strategy: str, size: int
     began = time.monotonic()
     busy_s, deaths = BUSY_S / speed, math.ceil(size * DEATHS[strategy])
     next_death = 0.3 / speed
-    while (passed := time.monotonic() - began) < busy_s:
+    while (passed := time.monotonic() - began) < busy_s or killed < deaths:
         records.append(shoal.submit(*next_job(strategy, chance)))
         if passed > next_death and killed < deaths:
-            alive = [node for node in shoal.nodes if not shoal.devices[node].doomed.is_set()]
-            busy = [node for node in alive if shoal.devices[node].running]
             killed += 1
-            shoal.kill(chance.choice(busy or alive), seen=chance.random() < 0.2)
+            shoal.kill(chance.choice(victims(shoal)), seen=chance.random() < 0.2)
             next_death += busy_s * 0.6 / deaths
         dead = [node for node in shoal.nodes if not shoal.is_alive(node)]
         if dead and chance.random() < 0.05:
@@ -106,7 +115,60 @@ def test_devices_die_and_return_at_random(start: Start, strategy: str, size: int
         time.sleep(0.01)
     shoal.wait_done(records)
     shoal.check(records)
-    moves = shoal.moves_s()
-    print(f"{len(records)} jobs, {len(shoal.deaths)} deaths, moves up to {max(moves, default=0):.2f} s")
-    assert max(moves, default=0.0) <= MOVE_S / speed, moves
-    assert killed == deaths
+    moves = shoal.moves_s(scarce=("embed", "media") if strategy != "pipeline" else ())
+    slowest, stalled = max(moves, default=0.0), shoal.stalled_s
+    print(f"{len(records)} jobs, {len(shoal.deaths)} deaths, moved in {slowest:.2f} s at most; stalled {stalled:.2f} s")
+    # on its way a job passes through controller, sweeper and device, each of which a busy machine may hold up
+    assert slowest <= MOVE_S / speed + WORK_S * (1 - 1 / speed) + 3 * stalled, moves
+
+
+def test_a_stand_in_answers_for_a_dead_device_and_goes_home(start: Start) -> None:
+    """All devices of a persona die without a word: the reserve has its route in three seconds, and gives it back."""
+    shoal = start("dedicated", 8)
+    route = persona_route("p0")
+    mine = [node for node, place in shoal.places.items() if route in place.routes]
+    assert len(mine) == 2
+    died_at = time.monotonic()
+    for node in mine:
+        shoal.kill(node)
+
+    def served_by(*, alive: bool) -> list[str]:
+        return [
+            node
+            for node, device in shoal.devices.items()
+            if route in device.place.routes and device.dead is not alive and device.place.tier == "reserve"
+        ]
+
+    shoal.wait(lambda: len(served_by(alive=True)) == 2, 10)
+    assert time.monotonic() - died_at <= MOVE_S / shoal.speed + 3 * shoal.stalled_s
+    record = shoal.submit("chat", route)
+    shoal.wait_done([record])
+    shoal.check([record])
+    for node in mine:
+        shoal.start(node)
+    shoal.wait(lambda: not served_by(alive=True), 10)
+    shoal.wait_placed()
+    again = shoal.submit("chat", route)
+    shoal.wait_done([again])
+    assert shoal.held[-1][1] in mine
+
+
+def test_demand_moves_devices_and_settles(start: Start) -> None:
+    """A model that nobody had gets devices while it is asked for; its jobs wait on its own queue from then on."""
+    shoal = start("dynamic", 8)
+    shoal.add_personas(["p0"], model="second")
+    records = [shoal.submit("chat", model_route("second")) for _ in range(3)]
+    assert shoal.dispatcher.pending("chat") <= 3
+    shoal.wait_done(records)
+    flow = []
+    deadline = time.monotonic() + 10
+    while not any("model/second" in device.place.routes for device in shoal.devices.values()):
+        flow += [shoal.submit("chat", model_route("second")) for _ in range(20)]
+        assert time.monotonic() < deadline, shoal.state()
+        time.sleep(0.05)
+    shoal.wait_placed()
+    time.sleep(0.3)  # what a dispatcher knows of the workers may be a quarter of a second old
+    routed = shoal.submit("chat", model_route("second"))
+    assert shoal.redis.sismember(keys.routes_used("chat"), "model/second")
+    shoal.wait_done([*records, *flow, routed])
+    shoal.check([*records, *flow, routed])
