@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cli.errors import Problem
-from cli.launch import read_topology
+from cli.machine import read_topology
 from cli.options import settings_with
 from reef.broker_roles import ADMIN, ROLES, acl_file
 from workers.private_file import write_private

@@ -20,8 +20,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from cli.data_directory import DataDirectory
 from cli.devices import check_devices
 from cli.errors import Problem
-from cli.launch import check_broker, read_topology
-from cli.machine import CODE, local_devices, needs_vectors
+from cli.launch import check_broker
+from cli.machine import CODE, local_pools, local_posts, needs_vectors, read_topology
 from cli.models import check_model
 from cli.options import without_password
 from cli.show import size
@@ -184,7 +184,10 @@ def _open_files(_: Settings) -> Check:
 
 def _queues(settings: Settings) -> Check:
     topology = read_topology(settings)
-    here = [f"{pool.name} on {device.name}" for pool, device in local_devices(topology, settings.machine)]
+    posts = local_posts(topology, settings.machine)
+    here = [f"{post.pools[0].name} on {post.device.name}" for post in posts if not post.given_out]
+    if given := sum(post.given_out for post in posts):
+        here.append(f"{given} that a strategy gives out")
     text = f"{settings.queues_file}: {len(topology.pools)} pools; here: {', '.join(here) or 'no device'}"
     if here:
         return Check("queues.yaml", "good", text)
@@ -260,8 +263,7 @@ def _port(settings: Settings) -> Check:
 
 def check_model_of_chat(settings: Settings) -> Check:
     """The models of the local devices: there, and with the right hash."""
-    pools = {pool.name: pool for pool, _ in local_devices(read_topology(settings), settings.machine)}
-    verdict, text, advice = check_model(settings, list(pools.values()))
+    verdict, text, advice = check_model(settings, local_pools(read_topology(settings), settings.machine))
     return Check("model", verdict, text, advice)
 
 

@@ -13,8 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from cli.errors import Problem
-from cli.launch import read_topology
-from cli.machine import local_devices
+from cli.machine import local_devices, local_posts, read_topology
 from cli.options import data_dir_option, settings_with
 from cli.show import plain_console, table
 from reef.records.database import Database
@@ -115,9 +114,7 @@ def problems_here(
 
 def _wanted(topology: Topology) -> list[Device]:
     """Devices of this machine that can be missing, each once."""
-    here = ("", socket.gethostname().partition(".")[0].lower())
-    allocated = [device for device in topology.allocated if device.host in here]
-    every = [*(device for _, device in local_devices(topology)), *allocated]
+    every = [post.device for post in local_posts(topology)]
     return list(dict.fromkeys(device for device in every if device.kind in OWN_KINDS))
 
 

@@ -6,6 +6,7 @@ started again, and its jobs are free at once, as under `coral-reef up`.
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 import sys
@@ -20,14 +21,14 @@ import redis
 import sqlalchemy as sa
 
 from cli.errors import Problem
-from cli.machine import Seat, node_of, secrets_of, worker_spec
+from cli.launch import secrets_of
+from cli.machine import Post, worker_spec
 from cli.show import Show
 from reef import keys
 from reef.contracts.nodes import NodeReport, decode_report
 from reef.records.database import Database
-from reef.settings import Settings
-from reef.topology import Topology
-from workers.supervisor import ProcessState, Supervisor
+from reef.settings import Settings, inherited_environment
+from workers.supervisor import ExitReport, ProcessState, Supervisor
 
 LOOK_S = 2.5
 """A living worker reports more than once in this time."""
@@ -55,12 +56,12 @@ def check_records(settings: Settings) -> None:
         database.dispose()
 
 
-def check_alone(settings: Settings, seats: Sequence[Seat], show: Show) -> None:
+def check_alone(settings: Settings, posts: Sequence[Post], show: Show) -> None:
     """Raises Problem where a living worker serves one of these devices already: a device has one owner.
 
     What a dead one left (a machine that lost its power says no goodbye) is freed. Warns of a clock that is off.
     """
-    nodes = [node_of(seat) for seat in seats]
+    nodes = [post.node for post in posts]
     with redis.Redis.from_url(settings.redis_url, socket_timeout=3, socket_connect_timeout=3) as client:
         skew_s = _skew_s(client)
         if abs(skew_s) > CLOCK_SKEW_MAX_S:
@@ -83,7 +84,7 @@ def check_alone(settings: Settings, seats: Sequence[Seat], show: Show) -> None:
         recover_node(settings, node)
 
 
-def host_workers(settings: Settings, topology: Topology, seats: Sequence[Seat]) -> None:
+def host_workers(settings: Settings, posts: Sequence[Post]) -> None:
     """Run the workers until SIGTERM or Ctrl-C. Their output goes to their logs and to this one's."""
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -93,12 +94,20 @@ def host_workers(settings: Settings, topology: Topology, seats: Sequence[Seat]) 
     logs.mkdir(parents=True, exist_ok=True, mode=0o700)
     supervisor = Supervisor(logs, secrets=secrets_of(settings), on_change=_teller(), echo=sys.stdout.fileno())
     try:
-        for seat in seats:
-            supervisor.start(worker_spec(settings, topology, seat))
+        for post in posts:
+            own = settings.changed(node=post.node).environment() | {"PYTHONUNBUFFERED": "1"}
+            on_exit = functools.partial(_hand_back, settings)
+            supervisor.start(worker_spec(post, inherited_environment() | own, on_exit))
         stop.wait()
     finally:
         supervisor.stop_all()
         supervisor.close()
+
+
+def _hand_back(settings: Settings, report: ExitReport) -> None:
+    from workers.recovery import recover_node
+
+    recover_node(settings, report.name)
 
 
 def _teller() -> Callable[[Sequence[ProcessState]], None]:

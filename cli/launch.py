@@ -6,10 +6,12 @@ and asks nothing; `cli/up.py` does the talking.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import secrets
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -20,27 +22,17 @@ import sqlalchemy as sa
 
 from cli.data_directory import DataDirectory, FlowerLogin
 from cli.errors import Problem
-from cli.machine import (
-    CODE,
-    SECRET_CHARACTERS_MIN,
-    local_seats,
-    needs_vectors,
-    node_of,
-    python,
-    secrets_of,
-    worker_spec,
-)
+from cli.machine import CODE, all_posts, is_loopback, local_posts, needs_vectors, read_topology, worker_spec
 from cli.options import without_password
 from cli.reef_client import ReefClient
 from reef import access
 from reef.knowledge import heartbeat
 from reef.records.database import Database, migrate
 from reef.settings import Settings, inherited_environment
-from reef.topology import Topology, TopologyError, load_topology
+from reef.topology import Topology
 from workers import broker, vector_server
-from workers.supervisor import ProcessFailed, ProcessSpec, ProcessState, Supervisor
+from workers.supervisor import ExitReport, ProcessFailed, ProcessSpec, ProcessState, Supervisor
 
-LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 BROKER_READY_S = 30.0
 """Loading a large append-only file takes time; PING answers when it is done."""
 BROKER_STARTS_MAX = 3
@@ -51,23 +43,12 @@ CRASHES_MIN = 2
 READY_POLL_S = 0.1
 WEB_GRACE_S = 15.0
 SMALL_GRACE_S = 5.0
+SECRET_CHARACTERS_MIN = 8
+"""Shorter passwords are not blotted out of logs: they would tear holes into ordinary words."""
 STATUS_KEY_NAME = "coral-reef status on this machine"
 
 Note = Callable[[str], None]
 """Called with a sentence for a person when a step of the start is done."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that is bound there."""
-    return host in LOOPBACK_HOSTS or host.startswith("127.")
-
-
-def read_topology(settings: Settings) -> Topology:
-    """queues.yaml, its mistakes told as a Problem."""
-    try:
-        return load_topology(settings.queues_file, settings.model)
-    except TopologyError as error:
-        raise Problem(str(error), "Correct that line; `coral-reef doctor` checks the file.") from None
 
 
 def bring_up_to_date(settings: Settings) -> None:
@@ -243,10 +224,10 @@ class ReefProcesses:
 
     def _start_rest(self, topology: Topology) -> None:
         supervisor = self._running()
-        supervisor.start(self._spec("web", python("app.serve"), self.client.lives, grace_s=WEB_GRACE_S))
-        for seat in local_seats(topology, self.settings.machine):
-            supervisor.start(worker_spec(self.settings, topology, seat))
-        supervisor.start(self._spec("sweeper", python("workers.sweeper"), phase=1))
+        supervisor.start(self._spec("web", _python("app.serve"), self.client.lives, grace_s=WEB_GRACE_S))
+        for post in local_posts(topology, self.settings.machine):
+            supervisor.start(worker_spec(post, self._environment(node=post.node), self._hand_back))
+        supervisor.start(self._spec("sweeper", _python("workers.sweeper"), phase=1))
         if self.flower is not None:
             supervisor.start(self._flower_spec(self.flower))
         # while the processes start: the first death must not wait for half a second of imports
@@ -260,7 +241,7 @@ class ReefProcesses:
             "FLOWER_PORT": str(address.port),
             "FLOWER_BASIC_AUTH": f"{login.user}:{login.password}",
         }
-        argv = python("celery", "-A", "tasks.celery_app", "flower")
+        argv = _python("celery", "-A", "tasks.celery_app", "flower")
         return ProcessSpec("flower", argv, environment, CODE, stop_phase=1, stop_grace_s=SMALL_GRACE_S)
 
     def _spec(
@@ -277,6 +258,12 @@ class ReefProcesses:
     def _environment(self, **fields: str) -> dict[str, str]:
         quiet = {"PYTHONUNBUFFERED": "1"}
         return inherited_environment() | quiet | self.settings.changed(**fields).environment()
+
+    def _hand_back(self, report: ExitReport) -> None:
+        """The jobs of a dead worker go back to their queue before its successor asks for jobs."""
+        from workers.recovery import recover_node
+
+        recover_node(self.settings, report.name)
 
     # --- while it runs -----------------------------------------------------------------------------------------
 
@@ -307,8 +294,8 @@ class ReefProcesses:
         except ProcessFailed as error:
             raise Problem(str(error)) from None
         topology = read_topology(self.settings)
-        wanted = {node_of(seat) for seat in local_seats(topology, self.settings.machine)}
-        elsewhere = {pool.node(device) for pool in topology.pools.values() for device in pool.devices} - wanted
+        wanted = {post.node for post in local_posts(topology, self.settings.machine)}
+        elsewhere = {post.node for post in all_posts(topology)} - wanted
         deadline = time.monotonic() + timeout_s
         while True:
             devices = [device for device in self.client.devices() if device["node"] in wanted]
@@ -366,9 +353,26 @@ class ReefProcesses:
         self._on_change(states)
 
 
+def secrets_of(settings: Settings) -> list[str]:
+    """What must not stand in a log."""
+    urls = (settings.redis_url, settings.database_url, settings.chroma_url)
+    known = [settings.remote_api_key, *map(_password_of, urls)]
+    return [secret for secret in known if len(secret) >= SECRET_CHARACTERS_MIN]
+
+
 def base_url(settings: Settings) -> str:
     """The address under which this machine reaches the web process."""
     host = {"0.0.0.0": broker.LOOPBACK, "": broker.LOOPBACK, "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
     if ":" in host and not host.startswith("["):
         host = f"[{host}]"
     return f"http://{host}:{settings.port}"
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def _password_of(url: str) -> str:
+    with contextlib.suppress(sa.exc.ArgumentError, ValueError):
+        return sa.make_url(url).password or ""
+    return ""

@@ -14,7 +14,7 @@ import msgspec
 import sqlalchemy as sa
 
 from cli.errors import Problem
-from cli.launch import read_topology
+from cli.machine import read_topology
 from cli.options import data_dir_option, settings_with, without_password
 from cli.show import plain_console, table
 from reef.placement.model import Place

@@ -12,8 +12,8 @@ import sys
 import click
 
 from cli.errors import Problem
-from cli.launch import bring_up_to_date, check_broker, is_loopback, read_topology
-from cli.machine import CODE, Seat, local_seats, this_machine
+from cli.launch import bring_up_to_date, check_broker
+from cli.machine import CODE, Post, all_posts, is_loopback, local_posts, pools_of, read_topology, this_machine
 from cli.options import data_dir_option, settings_with
 from reef.settings import Settings, inherited_environment
 from reef.topology import Pool, Topology
@@ -32,12 +32,8 @@ def web(host: str | None, port: int | None, data_dir: object) -> None:
 
 
 @click.command()
-@click.option("--pool", "pool_name", help="A pool of queues.yaml; without it every pool with a device on this machine.")
-@click.option(
-    "--device",
-    "device_name",
-    help="One device of the pool (without --pool: of the allocation). Default: all here.",
-)
+@click.option("--pool", "pool_name", help="A pool of queues.yaml; without it every device of this machine.")
+@click.option("--device", "device_name", help="One device of the pool; without --pool one that a strategy gives out.")
 @data_dir_option
 def worker(pool_name: str | None, device_name: str | None, data_dir: object) -> None:
     """Run the workers of a machine's devices and start again what dies. Needs REEF_REDIS_URL.
@@ -50,14 +46,15 @@ def worker(pool_name: str | None, device_name: str | None, data_dir: object) -> 
 
     settings = settings_with(data_dir=data_dir)
     topology = read_topology(settings)
-    named = None if device_name is None else _named(topology, pool_name, device_name)
+    if device_name is not None:
+        _posts(settings, topology, pool_name, device_name)  # a wrong command line is told before anything is tried
     settings = _connected(settings)
     check_records(settings)
-    seats = [named] if named else _seats(settings, topology, pool_name)
+    posts = _posts(settings, topology, pool_name, device_name)
     with Show() as show:
-        check_alone(settings, seats, show)
-        ensure_models(settings, list({pool.name: pool for pool, _ in seats if pool}.values()), show)
-    host_workers(settings, topology, seats)
+        check_alone(settings, posts, show)
+        ensure_models(settings, pools_of(posts), show)
+    host_workers(settings, posts)
 
 
 @click.command()
@@ -104,11 +101,13 @@ def _connected(settings: Settings) -> Settings:
     return settings
 
 
-def _seats(settings: Settings, topology: Topology, pool_name: str | None) -> list[Seat]:
-    """The devices that are asked for. A machine that queues.yaml names serves the devices under its name only."""
+def _posts(settings: Settings, topology: Topology, pool_name: str | None, device_name: str | None) -> list[Post]:
+    """The workers that are asked for. A machine that queues.yaml names serves the devices under its name only."""
     wanted = None if pool_name is None else _pool(topology, pool_name)
-    seats = [seat for seat in local_seats(topology, settings.machine) if wanted in (None, seat[0])]
-    here = [seat for seat in seats if seat[1].host] or seats
+    if device_name is not None:
+        return [_post(topology, wanted, device_name)]
+    posts = [post for post in local_posts(topology, settings.machine) if wanted is None or _owns(wanted, post)]
+    here = [post for post in posts if post.device.host] or posts
     if not here:
         name = settings.machine or this_machine()
         raise Problem(
@@ -118,20 +117,20 @@ def _seats(settings: Settings, topology: Topology, pool_name: str | None) -> lis
     return here
 
 
-def _named(topology: Topology, pool_name: str | None, device_name: str) -> Seat:
-    """One device: of a pool, or without --pool one that a strategy gives out."""
-    if pool_name is not None:
-        pool = _pool(topology, pool_name)
-        try:
-            return pool, pool.device(device_name)
-        except KeyError as error:
-            raise click.UsageError(str(error.args[0])) from None
-    for device in topology.allocated:
-        if device_name in (device.address, device.name):
-            return None, device
-    raise click.UsageError(
-        "--device needs --pool, unless it is a device of the allocation: it may serve several pools."
-    )
+def _post(topology: Topology, pool: Pool | None, device_name: str) -> Post:
+    """The worker of one device: of this pool, or of the allocation."""
+    posts = [post for post in all_posts(topology) if (post.given_out if pool is None else _owns(pool, post))]
+    for post in (*(p for p in posts if p.device.address == device_name), *posts):
+        if device_name in (post.device.address, post.device.name):
+            return post
+    known = ", ".join(post.device.address for post in posts) or "none"
+    where = "the allocation" if pool is None else f"pool {pool.name}"
+    hint = " (--pool names the pool of another device)" if pool is None else ""
+    raise click.UsageError(f"{where} has no device {device_name!r}; queues.yaml gives it: {known}{hint}")
+
+
+def _owns(pool: Pool, post: Post) -> bool:
+    return not post.given_out and post.pools[0] is pool
 
 
 def _pool(topology: Topology, name: str) -> Pool:

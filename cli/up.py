@@ -16,8 +16,8 @@ from typing import Any
 import click
 
 from cli.errors import Problem
-from cli.launch import ReefProcesses, is_loopback
-from cli.machine import local_devices
+from cli.launch import ReefProcesses
+from cli.machine import is_loopback, local_pools
 from cli.models import ensure_models
 from cli.options import data_dir_option, settings_with
 from cli.show import Show
@@ -161,8 +161,7 @@ def _own_log(settings: Settings) -> Iterator[None]:
 
 
 def _fetch_models(settings: Settings, topology: Topology, show: Show) -> None:
-    pools = {pool.name: pool for pool, _ in local_devices(topology, settings.machine)}
-    ensure_models(settings, list(pools.values()), show)
+    ensure_models(settings, local_pools(topology, settings.machine), show)
 
 
 def _show_loading(reef: ReefProcesses, show: Show, stop: _StopSignals) -> None:

@@ -7,15 +7,18 @@ import re
 import socket
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
+from cli import machine, services
 from cli.config import public_text
 from cli.main import main
 from cli.options import without_password
 from reef.access import verify_key
 from reef.records.database import Database
 from reef.settings import Settings
+from reef.topology import load_topology
 from workers import broker
 
 
@@ -107,3 +110,29 @@ def test_doctor_says_what_is_wrong_and_what_to_do(data_dir: Path, monkeypatch: p
     assert "queues.yaml:3" in findings(result)["queues.yaml"]["text"]
     assert "hunter2" not in result.output
     assert result.exit_code == 1
+
+
+def test_a_worker_is_named_by_its_pool_or_by_what_a_strategy_gives_out(tmp_path: Path) -> None:
+    """`worker --device` finds a device of the pool, or without --pool one of the allocation, and says what there is."""
+    path = tmp_path / "queues.yaml"
+    path.write_text(
+        "version: 1\npools:\n  chat: {queue: chat, devices: [cpu, 'pci:9@alpha']}\n"
+        "allocation: {strategy: dynamic, devices: ['pci:0-1', 'pci:0@alpha']}\n",
+        encoding="utf-8",
+    )
+    topology = load_topology(path)
+    settings = Settings(queues_file=path, machine="alpha")
+
+    def nodes(pool: str | None, device: str | None) -> list[str]:
+        return [post.node for post in services._posts(settings, topology, pool, device)]
+
+    assert nodes(None, "pci:1") == ["pci-1"]
+    assert nodes(None, "pci:0@alpha") == ["pci-0.alpha"]
+    assert nodes("chat", "pci:9") == ["chat-pci-9.alpha"]
+    assert nodes(None, None) == ["chat-pci-9.alpha", "pci-0.alpha"], "a machine that is named serves its own"
+    with pytest.raises(click.UsageError, match="the allocation has no device 'cpu'"):
+        nodes(None, "cpu")
+    given = next(post for post in machine.all_posts(topology) if post.node == "pci-1")
+    spec = machine.worker_spec(given, {}, lambda _report: None)
+    assert "--pool" not in spec.argv
+    assert [pool.name for pool in machine.local_pools(topology, "beta")] == ["chat"]
