@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from reef import keys
 from reef.contracts.nodes import NodeReport, decode_report
 from reef.ledger import JobRecord, Ledger, NewJob
 from reef.placement.model import Place
-from reef.placement.store import PlacementStore
+from reef.placement.store import Outdated, PlacementStore
 from reef.records.database import Database
 from reef.records.tables import jobs
 from reef.topology import load_topology
@@ -43,9 +43,13 @@ class Operator:
 
     def decide(self, node: str, *, tell: bool = True, **fields: Any) -> Place:
         """A new place for this node; what is not said is as `Place` has it."""
-        known = self.places.get(node)
-        place = Place(node=node, version=known.version if known else 0, decided_by="operator", **fields)
-        stored = self.places.put([place])[0]
+        stored = None
+        while stored is None:
+            known = self.places.get(node)
+            place = Place(node=node, version=known.version if known else 0, decided_by="operator", **fields)
+            # the controller of the product decides, too, as long as no operator has
+            with suppress(Outdated):
+                stored = self.places.put([place])[0]
         if tell:
             self.redis.publish(keys.PLACEMENT_CHANNEL, node)
         return stored

@@ -63,6 +63,7 @@ def test_a_broker_restart_in_mid_reply_is_not_noticed_by_the_reader(start_reef: 
     assert reef.processes.pids()["chat-simulated"] == worker
 
 
+@pytest.mark.soak
 def test_a_broker_that_dies_again_and_again_under_load_loses_and_doubles_nothing(start_reef: StartReef) -> None:
     """Three kills while forty turns are waiting and running."""
     reef = start_reef()

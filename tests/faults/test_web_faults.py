@@ -7,6 +7,7 @@ import threading
 import time
 
 import httpx
+import pytest
 from chat_client import ChatClient, tokens_at_least
 from whole_product import SIMULATED_QUEUES, StartReef
 
@@ -66,6 +67,7 @@ def test_a_disconnect_stops_nothing_and_stop_works_from_anywhere(start_reef: Sta
     assert reef.get(f"/api/v1/messages/{seen.final['message_id']}")["content"] == seen.text
 
 
+@pytest.mark.soak
 def test_two_hundred_chats_at_once_are_answered_or_refused(start_reef: StartReef) -> None:
     """Each gets its reply or a 429 with Retry-After; none is lost; the front door answers all the while."""
     reef = start_reef(SIMULATED_QUEUES.replace("waiting_max: 64", "waiting_max: 120"))

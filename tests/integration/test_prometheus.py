@@ -64,8 +64,8 @@ def prometheus(reef: Reef, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                 assert process.poll() is None, (directory / "log").read_text()
                 try:
                     return bool(ask(client, "coralreef_node_up == 1"))
-                except httpx.TransportError:
-                    return False
+                except (httpx.TransportError, ValueError):
+                    return False  # it answers in words while it starts
 
             wait_for("a first scrape", scrapes, [])
             yield client

@@ -21,6 +21,7 @@ from whole_product import KNOWLEDGE_QUEUES
 from cli.main import main
 from reef import keys
 from reef.contracts.nodes import decode_report
+from reef.knowledge.vectors import VectorIndex
 from reef.records.database import migrate
 from tasks.celery_app import split_tls
 from workers.broker import free_port
@@ -106,6 +107,10 @@ class Shared:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, shared_chroma: ChromaServer) -> Iterator[Shared]:
     """Started once for this file."""
+    index = VectorIndex(shared_chroma.url)
+    for store in index.stores():  # vectors of another test may have another length
+        index.drop(store)
+    index.close()
     made = Shared(tmp_path_factory.mktemp("shared"), shared_chroma.url)
     try:
         made.start()
