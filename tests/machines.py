@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from services import free_port
@@ -31,15 +31,25 @@ NETWORK = "10.203.17"
 
 
 def namespaces_work() -> bool:
-    """Whether this user may make network namespaces (root with the right to)."""
+    """Whether this user may make network namespaces, name them, and work in them (in a jail one may not be found)."""
     probe = f"reef-probe-{os.getpid()}"
+    tries = (
+        ["ip", "netns", "add", probe],
+        ["ip", "-n", probe, "link", "set", "lo", "up"],
+        ["ip", "-n", probe, "link", "add", "veth0", "type", "veth", "peer", "name", "veth1"],
+        ["ip", "netns", "exec", probe, "true"],
+    )
     try:
-        made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, timeout=10, check=False)
-    except OSError:
+        return all(_succeeds(argv) for argv in tries)
+    except (OSError, subprocess.TimeoutExpired):
         return False
-    if made.returncode == 0:
-        subprocess.run(["ip", "netns", "delete", probe], capture_output=True, timeout=10, check=False)
-    return made.returncode == 0
+    finally:
+        with suppress(OSError, subprocess.TimeoutExpired):
+            _succeeds(["ip", "netns", "delete", probe])
+
+
+def _succeeds(argv: list[str]) -> bool:
+    return subprocess.run(argv, capture_output=True, timeout=10, check=False).returncode == 0
 
 
 class Link:
