@@ -19,6 +19,9 @@ from reef.models.registry import ModelRecord
 from reef.models.serving import EMBED_POOL, loaded_names
 from reef.models.store import Arrived
 
+NO_MODEL_ENGINES = ("parser", "hands")
+"""What these report as a model is the name of a library, or nothing."""
+
 State = Literal["READY", "CACHED", "LOADING", "FAILED", "AVAILABLE"]
 
 
@@ -159,6 +162,8 @@ def _without_file(known: set[str], reports: Mapping[str, NodeReport]) -> list[Mo
     """Models in memory that are no files of ours: of remote servers, of simulated devices, on other hosts."""
     found: dict[str, ModelView] = {}
     for report in sorted(reports.values(), key=lambda report: report.node):
+        if report.engine in NO_MODEL_ENGINES:
+            continue
         for name in {report.model, *report.resident} if report.state in ("ready", "draining") else ():
             if not name or set(parts_of(name)) <= known:
                 continue
