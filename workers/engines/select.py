@@ -35,6 +35,13 @@ KINDS: dict[str, tuple[EngineKind, ...]] = {
     "maintenance": ("auto", "simulated"),
 }
 """Engines that can do what the tasks of a pool need."""
+ACCELERATED: dict[str, tuple[str, ...]] = {"edgetpu": ("embed", "media"), "cuda": ("chat",)}
+"""Pools whose engines compute on such a device; on a processor all of them do."""
+WHY_NOT = {
+    "edgetpu": "No engine of pool {pool} uses an Edge TPU: it runs vision and small encoders, no language model "
+    "(`coral-reef plan` has the figures). Give it to pool media or embed.",
+    "cuda": "No engine of pool {pool} uses a GPU: only the llama engine of pool chat does.",
+}
 
 
 def choose_engine(settings: Settings, pool: Pool, device: Device) -> Engine:
@@ -51,9 +58,9 @@ def choose_engine(settings: Settings, pool: Pool, device: Device) -> Engine:
     }.get(pool.name)
     if choose is None:
         raise EngineError(f"No engine of this version serves pool {pool.name}: give it `devices: []` in queues.yaml.")
-    if device.kind == "cuda" and pool.name != "chat":
-        raise EngineError(f"No engine of pool {pool.name} uses a GPU: only the llama engine of pool chat does.")
     kind = _kind(pool, device)
+    if kind != "simulated" and pool.name not in ACCELERATED.get(device.kind, (pool.name,)):
+        raise EngineError(WHY_NOT[device.kind].format(pool=pool.name))
     if kind not in KINDS[pool.name]:
         known = ", ".join(KINDS[pool.name])
         raise EngineError(f"Pool {pool.name} cannot be served by engine {kind!r}; queues.yaml may name: {known}.")
@@ -73,6 +80,7 @@ def _embedding_engine(settings: Settings, pool: Pool, device: Device) -> Engine:
         models_dir=embedding_models_dir(settings),
         hang_s=pool.limits.hang_s,
         trace_file=_trace_file(settings, pool, device),
+        delegate_library=settings.edgetpu_library,
         hurry=Hurry(settings.data_dir),
     )
 

@@ -48,6 +48,7 @@ class TfliteEngine:
         models_dir: Path,
         hang_s: float,
         trace_file: Path,
+        delegate_library: str = "",
         hurry: Hurry | None = None,
         threads: int | None = None,
     ) -> None:
@@ -57,7 +58,7 @@ class TfliteEngine:
         """
         self.model = model or DEFAULT_MODEL
         self.dimensions = self.window_tokens = 0
-        self._device, self._models_dir = device, models_dir
+        self._device, self._models_dir, self._delegate_library = device, models_dir, delegate_library
         self._threads = threads or len(device.cores) or len(os.sched_getaffinity(0))
         self._watchdog = Watchdog(hang_s, trace_file)
         self._hang_s = hang_s
@@ -80,6 +81,7 @@ class TfliteEngine:
                 cache=VectorCache(MemoryTier(CACHE_BYTES)),
                 guard=self._watchdog.guard,
                 before_bulk=self._before_bulk,
+                delegate_library=self._delegate_library,
             )
         except (EmbeddingsError, OSError) as error:
             of_device = self._device.kind == "edgetpu" and isinstance(error, BackendUnavailable)

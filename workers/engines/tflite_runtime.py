@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from reef.ports import EngineError, TensorSpec
 from reef.topology import Device
+from workers.devices.base import DeviceFault
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class Runtime:
     """Makes interpreters for one device. Owns it from here on."""
 
     def __init__(self, device: Device, library: str, threads: int = 0) -> None:
-        """`threads` 0: as many as the device has cores. Raises EngineError where the device cannot be opened."""
+        """`threads` 0: as many as the device has cores. Raises DeviceFault where the device cannot be opened."""
         if device.kind not in ("cpu", "edgetpu"):
             raise EngineError(f"TFLite models run on cpu, usb:N and pci:N; {device.name} is a {device.kind} device.")
         self.device = device
@@ -117,14 +118,14 @@ def _open(module: ModuleType, device: Device, library: str) -> Any:
     try:
         ctypes.CDLL(library)  # load_delegate says less when there is no such library
     except OSError as error:
-        raise EngineError(
+        raise DeviceFault(
             f"The Edge TPU {device.name} needs the library {library}, which cannot be loaded ({error}). Install "
             "libedgetpu1-std, or name the file with REEF_EDGETPU_LIBRARY."
         ) from error
     try:
         return module.load_delegate(library, {"device": device.name})
     except (ValueError, RuntimeError) as error:
-        raise EngineError(
+        raise DeviceFault(
             f"The Edge TPU {device.name} cannot be opened: {_plain(error)}. The library says no more; the device is "
             "absent, busy in another process, or stuck. `coral-reef doctor` lists what is attached."
         ) from error

@@ -206,3 +206,11 @@ def test_what_a_device_would_have_to_hold(tmp_path: Path) -> None:
     missing = pool(tmp_path, model="nothing-of-that-name")
     with pytest.raises(EngineError, match="nothing-of-that-name"):
         weight_bytes(Settings(data_dir=tmp_path), missing, missing.devices[0])
+
+
+@pytest.mark.parametrize("engine", ["auto", "llama", "openvino"])
+def test_an_edge_tpu_is_never_silently_a_processor(tmp_path: Path, engine: str) -> None:
+    """It runs no language model: its worker says so and what to do, and nothing is computed elsewhere in its name."""
+    of = pool(tmp_path, device="usb:0", engine=engine)
+    with pytest.raises(EngineError, match=r"No engine of pool chat uses an Edge TPU.*media or embed"):
+        choose_engine(Settings(data_dir=tmp_path), of, of.devices[0])

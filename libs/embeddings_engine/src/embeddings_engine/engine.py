@@ -101,12 +101,14 @@ class EmbeddingsEngine:
         service: Service | None = None,
         guard: Guard = contextlib.nullcontext,
         before_bulk: Callable[[], None] | None = None,
+        delegate_library: str = "",
         progress: Progress = silent,
     ) -> None:
         """Fetch, build, load and self-test the model. Raises EmbeddingsError; the subclass says what helps.
 
         `before_bulk` is called before each bulk call, in the thread that makes it: where a program lowers that
-        thread's priority, or lets it wait while the processor is wanted elsewhere.
+        thread's priority, or lets it wait while the processor is wanted elsewhere. `delegate_library` is the file
+        that opens an Edge TPU; empty: Google's, as it is installed.
         """
         if backend is None or isinstance(backend, str):
             choice = Choice(
@@ -116,6 +118,7 @@ class EmbeddingsEngine:
                 threads=threads,
                 cache_dir=cache_dir,
                 service=service,
+                delegate_library=delegate_library,
                 progress=progress,
             )
             with guard():

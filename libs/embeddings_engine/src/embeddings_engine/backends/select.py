@@ -29,6 +29,8 @@ class Choice:
     threads: int
     cache_dir: Path | None
     service: Service | None
+    delegate_library: str
+    """Of an Edge TPU; empty: Google's, as it is installed."""
     progress: Progress
 
 
@@ -64,10 +66,11 @@ def _open_local(kind: str, choice: Choice) -> Backend:
 
         bundle = ensure_bundle(folder, choice.cache_dir, choice.progress, "onnx")
         return OnnxBackend(bundle, device=device, threads=choice.threads)
-    from embeddings_engine.backends.tflite import TfliteBackend
+    from embeddings_engine.backends.tflite import DELEGATE_LIBRARY, TfliteBackend
 
     bundle = ensure_bundle(folder, choice.cache_dir, choice.progress)
-    return TfliteBackend(bundle, device=device, threads=choice.threads)
+    library = choice.delegate_library or DELEGATE_LIBRARY
+    return TfliteBackend(bundle, device=device, threads=choice.threads, delegate_library=library)
 
 
 def _kind_of(choice: Choice) -> str:

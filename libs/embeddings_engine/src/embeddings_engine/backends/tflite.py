@@ -32,7 +32,9 @@ Runners = dict[int, Any]
 class TfliteBackend:
     """backends.base.Backend. On a CPU several interpreters of one thread: a text is too small to be shared out well."""
 
-    def __init__(self, bundle: Bundle, *, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(
+        self, bundle: Bundle, *, device: str = "cpu", threads: int = 1, delegate_library: str = DELEGATE_LIBRARY
+    ) -> None:
         """Raises BackendUnavailable, ModelUnavailable or SelfTestFailed."""
         self._tokens = TokenReader(bundle.folder)
         calls = 1 if device.startswith("tpu") else max(1, min(threads, CALLS_MAX))
@@ -40,9 +42,10 @@ class TfliteBackend:
         self._idle: queue.SimpleQueue[Runners] = queue.SimpleQueue()
         longest = 0
         for _ in range(calls + urgent):
-            runners = _runners(
-                _on_tpu(bundle, device) if device.startswith("tpu") else _on_cpu(bundle, threads // calls)
-            )
+            if device.startswith("tpu"):
+                runners = _runners(_on_tpu(bundle, device, delegate_library))
+            else:
+                runners = _runners(_on_cpu(bundle, threads // calls))
             longest = max(runners)
             self._idle.put(runners)
         self.traits = Traits(
@@ -133,7 +136,7 @@ def _on_cpu(bundle: Bundle, threads: int) -> Any:
         ) from error
 
 
-def _on_tpu(bundle: Bundle, device: str) -> Any:
+def _on_tpu(bundle: Bundle, device: str, library: str) -> Any:
     """`tpu:usb:0` → the delegate's `{"device": "usb:0"}`; `tpu` alone takes the first."""
     path = bundle.folder / "model_edgetpu.tflite"
     if not path.exists():
@@ -148,10 +151,10 @@ def _on_tpu(bundle: Bundle, device: str) -> Any:
         ) from error
     where = device.partition(":")[2]
     try:
-        delegate = load_delegate(DELEGATE_LIBRARY, {"device": where} if where else {})
+        delegate = load_delegate(library, {"device": where} if where else {})
     except (OSError, ValueError) as error:
         raise BackendUnavailable(
-            f"the Edge TPU {where or '(any)'} cannot be opened with {DELEGATE_LIBRARY} ({error}). "
+            f"the Edge TPU {where or '(any)'} cannot be opened with {library} ({error}). "
             "Install libedgetpu1-std, plug the device in, or use device='cpu'."
         ) from error
     return Interpreter(str(path), experimental_delegates=[delegate])
