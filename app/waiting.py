@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
-import msgspec
 import redis
 
 from reef import keys
-from reef.contracts.nodes import NodeReport, decode_report
+from reef.contracts.nodes import NodeReport
+from reef.nodes import every_report
 
 NOBODY = "No device answers right now; the reply goes on as soon as one is back."
 BROKER_AWAY = "The queue's server does not answer right now; nothing that was accepted is lost."
@@ -20,16 +19,10 @@ STARTING = "The device is starting."
 def why_waiting(client: redis.Redis, pool: str) -> str:
     """A sentence for the person who waits; empty while a device of the pool serves (then it is busy, no more)."""
     try:
-        raw: Any = client.hgetall(keys.NODES)
+        reports = every_report(client)
     except (redis.RedisError, OSError):
         return BROKER_AWAY
-    reports = []
-    for value in raw.values():
-        try:
-            reports.append(decode_report(value))
-        except msgspec.DecodeError:
-            continue  # a worker of another version
-    return sentence([report for report in reports if report.pool == pool], time.time())
+    return sentence([report for report in reports.values() if report.pool == pool], time.time())
 
 
 def sentence(reports: Sequence[NodeReport], now: float) -> str:

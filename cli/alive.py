@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
-from typing import cast
 
 import click
 import redis
@@ -13,7 +11,7 @@ from cli.errors import Problem
 from cli.launch import check_broker
 from cli.options import settings_with
 from reef import keys
-from reef.contracts.nodes import decode_report
+from reef.nodes import read_reports
 from reef.records.database import Database
 
 
@@ -35,8 +33,7 @@ def alive(pool: str | None) -> None:
 
 def _check_workers(redis_url: str, pool: str) -> None:
     with redis.Redis.from_url(redis_url, socket_timeout=3, socket_connect_timeout=3) as client:
-        reports = [decode_report(raw) for raw in cast(list[bytes], client.hvals(keys.NODES))]
-    mine = [report for report in reports if report.pool == pool and report.host == socket.gethostname()]
-    fresh = [report for report in mine if time.time() - report.at < keys.NODE_TTL_S and report.state != "failed"]
-    if not fresh:
+        reports = read_reports(client).values()
+    here = socket.gethostname()
+    if not any(report.pool == pool and report.host == here and report.state != "failed" for report in reports):
         raise Problem(f"No worker of pool {pool} on this host has reported in the last {keys.NODE_TTL_S:.0f} s.")

@@ -13,10 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import click
-import msgspec
 import redis
 import sqlalchemy as sa
 
@@ -25,11 +24,13 @@ from cli.launch import secrets_of
 from cli.machine import Post, worker_spec
 from cli.show import Show
 from reef import keys
-from reef.contracts.nodes import NodeReport, decode_report
+from reef.contracts.nodes import NodeReport
+from reef.nodes import reports_of
 from reef.records.database import Database
 from reef.settings import Settings, inherited_environment
 from workers.supervisor import ExitReport, ProcessState, Supervisor
 
+LOOK_AGAIN_S = 0.1
 LOOK_S = 2.5
 """A living worker reports more than once in this time."""
 CLOCK_SKEW_MAX_S = 1.0
@@ -68,14 +69,9 @@ def check_alone(settings: Settings, posts: Sequence[Post], show: Show) -> None:
             show.warn(
                 f"This machine's clock is {skew_s:+.1f} s off the broker's. Leases compare clocks: run NTP on both."
             )
-        before = _reports(client, nodes)
-        if any(time.time() - report.at < keys.NODE_TTL_S for report in before.values()):
-            time.sleep(LOOK_S)  # nothing announces a silence
-        after = _reports(client, nodes)
-    for node, report in after.items():
-        if node in before and report.at > before[node].at:
+        if (owner := _living(client, nodes)) is not None:
             raise Problem(
-                f"{node} is served already, on {report.host} (process {report.pid}).",
+                f"{owner.node} is served already, on {owner.host} (process {owner.pid}).",
                 "Stop that worker, or name the devices of each machine in queues.yaml (cpu@alpha, cpu@beta).",
             )
     from workers.recovery import recover_node
@@ -127,17 +123,19 @@ def _teller() -> Callable[[Sequence[ProcessState]], None]:
 
 def _skew_s(client: redis.Redis) -> float:
     began_s = time.time()
-    seconds, microseconds = cast(tuple[int, int], client.time())
-    return (began_s + time.time()) / 2 - (seconds + microseconds / 1e6)
+    answer: Any = client.time()
+    seconds, microseconds = answer
+    return (began_s + time.time()) / 2 - (float(seconds) + float(microseconds) / 1e6)
 
 
-def _reports(client: redis.Redis, nodes: Sequence[str]) -> dict[str, NodeReport]:
-    found: dict[str, NodeReport] = {}
-    raw: Any = client.hmget(keys.NODES, list(nodes))
-    for node, value in zip(nodes, raw, strict=True):
-        try:
-            if value is not None:
-                found[node] = decode_report(value)
-        except msgspec.DecodeError:
-            continue  # of another version
-    return found
+def _living(client: redis.Redis, nodes: list[str]) -> NodeReport | None:
+    """A worker of these that reports again while it is watched. Only time tells a silence: nothing announces it."""
+    before = reports_of(client, nodes)
+    until = time.monotonic() + LOOK_S
+    watched = any(time.time() - report.at < keys.NODE_TTL_S for report in before.values())
+    while watched and time.monotonic() < until:
+        for node, report in reports_of(client, nodes).items():
+            if node in before and report.at > before[node].at:
+                return report
+        time.sleep(LOOK_AGAIN_S)
+    return None

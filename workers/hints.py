@@ -8,11 +8,10 @@ from __future__ import annotations
 import logging
 import time
 
-import msgspec
 import redis
 
 from reef import keys
-from reef.contracts.nodes import decode_report
+from reef.nodes import read_reports
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +72,9 @@ class Strays:
 
     def _is_served(self, queue: str, pool: str, to: str) -> bool:
         """Whether another live worker takes from it."""
-        raw: dict[bytes, bytes] = self._client.hgetall(keys.NODES)  # type: ignore[assignment]
-        for value in raw.values():
-            try:
-                report = decode_report(value)
-            except msgspec.DecodeError:
-                continue  # a worker of another version
-            alive = report.node != self._node and time.time() - report.at < keys.NODE_TTL_S
-            if alive and report.pool == pool and queue in {keys.route_queue(to, route) for route in report.routes}:
-                return True
-        return False
+        return any(
+            node != self._node
+            and report.pool == pool
+            and queue in {keys.route_queue(to, route) for route in report.routes}
+            for node, report in read_reports(self._client).items()
+        )

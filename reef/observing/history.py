@@ -65,7 +65,8 @@ def read(client: redis.Redis, after: float = 0.0) -> list[Sample]:
 
 
 def _clock(client: redis.Redis) -> float:
-    seconds, microseconds = client.time()  # type: ignore[misc]
+    answer: Any = client.time()
+    seconds, microseconds = answer
     return float(seconds) + float(microseconds) / 1e6
 
 
