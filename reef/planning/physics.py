@@ -98,11 +98,6 @@ def pass_s(weight_bytes: float, devices: int, silicon: Silicon, tokens: float = 
     return near / silicon.near_bytes_per_s + fetched / silicon.link_bytes_per_s + devices * silicon.hop_s + computing_s
 
 
-def pipeline_tokens_per_s(weight_bytes: float, devices: int, silicon: Silicon) -> float:
-    """All conversations together, as many as there are stages: a balanced pipeline ends a pass each K-th of a pass."""
-    return devices / pass_s(weight_bytes, devices, silicon)
-
-
 def encodings_per_s(parameters: float, tokens: float, silicon: Silicon, efficiency: float = 1.0) -> float:
     """Texts of so many tokens that one device's arithmetic allows, its weights being there already."""
     return efficiency * silicon.ops_per_s / (OPS_PER_PARAMETER * parameters * tokens)

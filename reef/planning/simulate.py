@@ -30,6 +30,8 @@ LOOK_EVERY_S = 0.5
 WARM_CYCLES, CYCLES, SPAN_MIN_S = 3, 20, 300.0
 OPEN_TURNS = 2_000
 """Of a run with open arrivals."""
+ROUNDING_TOKENS = 1e-6
+"""What is left of nothing after many sums of fractions of tokens."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +121,7 @@ class _Simulation:
             span_s=span_s,
             ttft_s=tuple(_until(turn.first, end) - turn.asked for turn in seen),
             wait_s=tuple(_until(turn.started, end) - _until(turn.queued, end) for turn in seen),
-            tokens=tokens,
+            tokens=tokens if abs(tokens) > ROUNDING_TOKENS else 0.0,
             busy_share=busy_share,
             asked=self.counts["asked"],
             completed=self.counts["completed"],
