@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 
@@ -23,11 +24,12 @@ class Seat:
     device: Device
     own: Pool | None
     """The pool it belongs to for good; None: a strategy gives it out."""
-    keeper: DeviceKeeper = field(init=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def keeper(self) -> DeviceKeeper:
+        """Opens the device, once for all engines, and watches it."""
         fallback = self.own.cpu_fallback if self.own else False
-        object.__setattr__(self, "keeper", DeviceKeeper(self.settings, self.device, cpu_fallback=fallback))
+        return DeviceKeeper(self.settings, self.device, cpu_fallback=fallback)
 
     @property
     def node(self) -> str:

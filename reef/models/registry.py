@@ -161,7 +161,8 @@ class Registry:
 
 
 def _by_suffix(path: Path) -> Format:
-    return {".tflite": "tflite", ".onnx": "onnx"}.get(path.suffix, "gguf")  # type: ignore[return-value]
+    suffixes: dict[str, Format] = {".tflite": "tflite", ".onnx": "onnx"}
+    return suffixes.get(path.suffix, "gguf")
 
 
 def _merge(record: ModelRecord, known: ModelRecord | None, now: float) -> ModelRecord:

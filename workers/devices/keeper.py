@@ -84,7 +84,8 @@ class DeviceKeeper:
         self._says = DeviceSays()
         self._closing, self._serving, self._wake = threading.Event(), threading.Event(), threading.Event()
         self._opened: Opened | None = None
-        self._opening, self._now = threading.Lock(), None  # type: tuple[threading.Lock, Device | None]
+        self._opening = threading.Lock()
+        self._now: Device | None = None
         self._serving_since: float | None = None
         self._healthy = False
         self._until = 0.0

@@ -40,7 +40,7 @@ def machine(tmp_path: Path, migrated_file: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("REEF_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("REEF_QUEUES_FILE", str(tmp_path / "queues.yaml"))
     monkeypatch.setenv("REEF_DEVICE_ROOT", str(tmp_path))
-    monkeypatch.setenv("REEF_EDGETPU_LIBRARY", str(edge_tpus.build(tmp_path, "edge_tpu_double")))
+    monkeypatch.setenv("REEF_EDGETPU_LIBRARY", str(edge_tpus.build(tmp_path, "listed_edge_tpus")))
     monkeypatch.setenv("EDGE_TPU_ROOT", str(tmp_path))
     return tmp_path
 

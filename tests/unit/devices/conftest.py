@@ -26,10 +26,10 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def listing(libraries: Path) -> Path:
     """A delegate that lists its devices, as libedgetpu does."""
-    return edge_tpus.build(libraries, "edge_tpu_double")
+    return edge_tpus.build(libraries, "listed_edge_tpus")
 
 
 @pytest.fixture(scope="session")
 def silent(libraries: Path) -> Path:
     """One that cannot."""
-    return edge_tpus.build(libraries, "edge_tpu_double", "-DUNLISTED")
+    return edge_tpus.build(libraries, "listed_edge_tpus", "-DUNLISTED")
