@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +52,9 @@ KNOWLEDGE_QUEUES = (
 )
 
 
+FREEZE_PATIENCE_S = 10.0
+
+
 class Reef:
     """The whole product, running: its address, its data, its processes."""
 
@@ -60,6 +68,23 @@ class Reef:
         """JSON of a GET that must succeed."""
         with self.client() as client:
             return client.get(path).raise_for_status().json()
+
+    def freeze(self, name: str) -> int:
+        """SIGSTOP a process between two writes; gives its id. Inside one it would hold SQLite's only write lock, and
+        keep out everybody until it is thawed."""
+        pid = self.processes.pids()[name]
+        deadline = time.monotonic() + FREEZE_PATIENCE_S
+        while True:
+            os.kill(pid, signal.SIGSTOP)
+            with contextlib.closing(sqlite3.connect(self.settings.data_dir / "reef.db", timeout=0.5)) as database:
+                try:
+                    database.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError:
+                    assert time.monotonic() < deadline, f"{name} writes all the time"
+                else:
+                    return pid
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.003)
 
     def client(self) -> httpx.Client:
         """A client for its API."""

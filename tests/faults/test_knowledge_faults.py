@@ -156,8 +156,7 @@ def test_a_frozen_worker_is_overtaken_and_writes_nothing(start_reef: StartReef) 
     with reef.client() as http:
         upload_id = send(http, hundred())
         wait(http, upload_id, begun(3))
-        pid = reef.processes.pids()["index-simulated-0"]
-        os.kill(pid, signal.SIGSTOP)
+        pid = reef.freeze("index-simulated-0")
         try:
             wait(http, upload_id, done)
         finally:

@@ -74,8 +74,7 @@ def test_a_frozen_worker_loses_its_run_and_can_write_nothing_after(start_reef: S
     with ChatClient(reef.url) as chat:
         run = chat.follow(chat.say(LONG), tokens_at_least(5))
         frozen = next(event["device"] for event in run.events if event["type"] == "started")
-        pid = reef.processes.pids()[f"chat-{frozen.replace(':', '-')}"]
-        os.kill(pid, signal.SIGSTOP)
+        pid = reef.freeze(f"chat-{frozen.replace(':', '-')}")
         try:
             chat.follow(run, lambda one: "restarted" in one.types and tokens_at_least(15)(one))
         finally:
