@@ -29,6 +29,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Database, broker files, models, logs and run files live below this directory."""
     host: str = "127.0.0.1"
     port: int = 8080
+    gateway: bool = True
+    """Whether a process of its own holds the WebSockets; without it the web process does."""
+    grpc_port: int = 0
+    """Port of the gRPC API, on `host`; 0: there is none."""
     redis_url: str = ""
     """Empty: `coral-reef up` starts a server of its own and hands its URL to the processes."""
     database_url: str = ""
@@ -101,6 +105,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     settings = Settings(**values)
     if not 1 <= settings.port <= 65535:
         raise SettingsError(f"REEF_PORT is {settings.port}; it must be between 1 and 65535.")
+    if not 0 <= settings.grpc_port <= 65535:
+        raise SettingsError(f"REEF_GRPC_PORT is {settings.grpc_port}; it must be between 1 and 65535, or 0 for none.")
     if not settings.otlp_url:
         settings = settings.changed(otlp_url=environ.get(OTLP_VARIABLE, ""))
     return settings.changed(data_dir=settings.data_dir.absolute(), queues_file=settings.queues_file.absolute())

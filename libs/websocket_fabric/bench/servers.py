@@ -1,0 +1,1 @@
+"""The servers that are measured beside each other, one a process: `python servers.py NAME PORT`."""
