@@ -360,6 +360,7 @@ class Shoal:
         """
         lines = [line.split() for line in self.effects.read_text(encoding="utf-8").splitlines()]
         done_at = {job_id: float(at) for job_id, _, at in lines}
+        done_by = {job_id: node for job_id, node, _ in lines}
         pools = {job_id: record.pool for job_id, record in self.ledger.get_many(done_at).items()}
         taken = []
         for node, died_at in self.deaths:
@@ -367,7 +368,8 @@ class Shoal:
             for job_id, holder, at in self.held:
                 if at <= died_at < done_at[job_id]:
                     last[job_id] = holder
-            for job_id in (job_id for job_id, holder in last.items() if holder == node):
+            # one that the dying device still did with its last breath went nowhere
+            for job_id in (job_id for job_id, holder in last.items() if holder == node != done_by[job_id]):
                 later = min(at for job, _, at in self.held if job == job_id and at > died_at)
                 deaths = [at for other, at in self.deaths if died_at <= at <= later and pools[job_id] in scarce]
                 taken.append(later - max([died_at, *deaths]))

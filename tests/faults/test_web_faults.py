@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
 
@@ -10,6 +11,8 @@ import httpx
 import pytest
 from chat_client import ChatClient, tokens_at_least
 from whole_product import SIMULATED_QUEUES, StartReef
+
+from app.serve import GRACE_S
 
 TEXT = "Tell me something about the sea and its fish. " * 4
 
@@ -30,6 +33,19 @@ def test_a_client_resumes_after_the_web_process_was_killed(start_reef: StartReef
     assert run.text == stored
     assert second.runs[run.run_id].text == stored
     assert "restarted" not in run.types, "the worker was not touched"
+
+
+def test_a_stop_waits_for_no_connection_that_is_merely_open(start_reef: StartReef) -> None:
+    """A browser's idle connection, one that never asked anything and a live socket: the web process ends at once."""
+    reef = start_reef()
+    port = int(reef.url.rpartition(":")[2])
+    with reef.client() as idle, socket.create_connection(("127.0.0.1", port)) as silent, ChatClient(reef.url):
+        idle.get("/healthz").raise_for_status()
+        began = time.monotonic()
+        reef.processes.stop()
+        assert time.monotonic() - began < GRACE_S
+        assert silent.recv(1) == b""
+    assert "cut off" not in (reef.data_dir / "logs" / "web.log").read_text(encoding="utf-8")
 
 
 def test_random_reconnects_lose_and_double_no_token(start_reef: StartReef) -> None:
