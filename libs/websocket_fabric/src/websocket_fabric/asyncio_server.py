@@ -1,142 +1,272 @@
-"""The asyncio host (uvloop where it is installed): sockets in, messages to the handler, answers out.
+"""The asyncio host (uvloop where it is installed): listens, adopts, keeps all connections, and stops gracefully.
 
-Owns sockets, timers and queues; what the bytes mean is protocol.py's.
+One connection's life is link.py's. Everything here runs in one loop; from another thread use
+`loop.call_soon_threadsafe`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import os
+import signal
 import socket
-from collections.abc import Awaitable, Callable
+import ssl
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from websocket_fabric.handshake import Refused, Request, accept, parse_request, refusal
+from websocket_fabric.connection import Connection
+from websocket_fabric.delivery import DataHandler, Delivery, Handler, Hook
+from websocket_fabric.groups import Groups
+from websocket_fabric.handshake import Request
 from websocket_fabric.limits import Limits
-from websocket_fabric.messages import Data, Message
-from websocket_fabric.protocol import NORMAL, Protocol
+from websocket_fabric.messages import Data
+from websocket_fabric.metrics import Counts, Metrics
+from websocket_fabric.protocol import GOING_AWAY
+from websocket_fabric.watch import Watch
 
-Handler = Callable[[Message], Awaitable[Data | Message | None]]
+__all__ = ["Connection", "WebSocketServer"]
+
+log = logging.getLogger(__name__)
+
 RECEIVE_BYTES = 256 * 1024
-
-
-class Connection(asyncio.BufferedProtocol):
-    """One client."""
-
-    __slots__ = ("_server", "_transport", "_waiting", "protocol", "request", "state", "subprotocol")
-
-    def __init__(self, server: WebSocketServer, request: Request | None = None) -> None:
-        self._server = server
-        self._transport: Any = None
-        self._waiting = b""
-        self.protocol: Protocol | None = None
-        self.request = request
-        self.subprotocol = ""
-        self.state: Any = None
-        """Whatever the application keeps with it."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio's."""
-        self._transport = transport
-        if self.request is not None:
-            self._open(self.request)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """asyncio's: one buffer for all connections of a server, emptied before the next read."""
-        return self._server.buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """asyncio's."""
-        data = bytes(self._server.buffer[:nbytes])
-        if self.protocol is None:
-            data = self._shake(data)
-        if self.protocol is not None:
-            self._take(self.protocol, data)
-
-    def _shake(self, data: bytes) -> bytes:
-        self._waiting += data
-        try:
-            parsed = parse_request(self._waiting)
-            if parsed is None:
-                return b""
-            self.request, rest = parsed
-            self._open(self.request)
-        except Refused as refused:
-            self._transport.write(refusal(refused))
-            self._transport.close()
-            return b""
-        self._waiting = b""
-        return rest
-
-    def _open(self, request: Request) -> None:
-        accepted = accept(request)
-        self.subprotocol = accepted.subprotocol
-        self._transport.write(accepted.response)
-        self.protocol = Protocol("server", self._server.limits)
-
-    def _take(self, protocol: Protocol, data: bytes) -> None:
-        answers = [self._server.answer(self, data) for data in protocol.feed(data)]
-        written = b"".join([*protocol.out, *(protocol.message(one) for one in answers if one is not None)])
-        protocol.out.clear()
-        if written:
-            self._transport.write(written)
-        if protocol.closed:
-            self._transport.close()
-
-    def send(self, data: Data) -> None:
-        """Send a message. Never blocks."""
-        if self.protocol is not None and not self.protocol.closed:
-            self._transport.write(self.protocol.message(data))
-
-    def close(self, code: int = NORMAL, reason: str = "") -> None:
-        """Begin the closing handshake."""
-        if self.protocol is not None:
-            self._transport.write(self.protocol.close(code, reason))
+BACKLOG = 4096
+UNIX = "unix:"
 
 
 class WebSocketServer:
-    """A server at an address, or one without that adopts sockets others accepted."""
+    """A server at an address (`host:port`, `[::1]:port`, `unix:/path`), or one that adopts what others accepted."""
 
-    def __init__(self, address: str = "", *, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        address: str = "",
+        *,
+        limits: Limits | None = None,
+        origins: Sequence[str] = (),
+        subprotocols: Sequence[str] = (),
+        metrics: Metrics | None = None,
+        tls: ssl.SSLContext | None = None,
+        keep_requests: bool = False,
+    ) -> None:
         self._address = address
+        self._tls = tls
+        self._listener: asyncio.AbstractServer | None = None
+        self._socket_path = ""
         self.limits = limits or Limits()
+        self.origins, self.subprotocols = tuple(origins), tuple(subprotocols)
+        self.metrics = metrics or Metrics()
+        self.keep_requests = keep_requests
+        """Headers are some KB a connection: by default they are forgotten after on_connect."""
+        self.counts = Counts()
+        self.groups = Groups()
+        self.connections: dict[Connection, None] = {}
+        """All that are open, or wait for on_connect."""
+        self.arriving: set[Connection] = set()
+        """Those whose request is not here yet."""
         self.buffer = memoryview(bytearray(RECEIVE_BYTES))
-        self._handler: Handler | None = None
+        self.delivery = Delivery()
+        self.watch = Watch(self.limits)
+        self.connect_hook: Hook | None = None
+        self._close_hook: Hook | None = None
+        self.is_stopping = False
+        self._empty: asyncio.Event | None = None
+        self._to_flush: list[Connection] = []
+        self._closing: set[asyncio.Task[None]] = set()
+
+    # --- what the application says
 
     def on_message(self, handler: Handler) -> Handler:
-        """Decorator: called with each message; what it returns is sent back."""
-        self._handler = handler
+        """Decorator: called with each Message; what it returns is sent back. Plain function, or one that waits."""
+        self.delivery.set_handler(handler)
         return handler
 
-    def answer(self, connection: Connection, data: Data) -> Data | None:
-        """The handler's answer."""
-        if self._handler is None:
-            return None
-        try:
-            self._handler(Message(data, connection)).send(None)  # type: ignore[attr-defined]
-        except StopIteration as done:
-            answered: Data | None = done.value
-            return answered
-        raise RuntimeError("handlers that wait are not served yet")
+    def on_data(self, handler: DataHandler) -> DataHandler:
+        """Decorator: a plain function called with the connection and the data; spares a Message for each."""
+        self.delivery.set_data_handler(handler)
+        return handler
+
+    def on_connect(self, hook: Hook) -> Hook:
+        """Decorator: called before a connection is open; what it sends comes first. Raises Refused to refuse it."""
+        self.connect_hook = hook
+        return hook
+
+    def on_close(self, hook: Hook) -> Hook:
+        """Decorator: called once for each connection that was open, when it is gone."""
+        self._close_hook = hook
+        return hook
+
+    def broadcast(self, data: Data, group: str | None = None, exclude: Connection | None = None) -> int:
+        """Send to all, or to a group; it is encoded once. Gives how many took it."""
+        return self.groups.broadcast(data, self.connections if group is None else self.groups.members(group), exclude)
+
+    # --- life
 
     async def start(self) -> None:
-        """Listen."""
-        host, _, port = self._address.rpartition(":")
-        await asyncio.get_running_loop().create_server(lambda: Connection(self), host, int(port), backlog=4096)
+        """Listen, where there is an address, and be ready to adopt."""
+        self.is_stopping = False
+        self.delivery.start()
+        self.watch.start()
+        if not self._address:
+            return
+        loop = asyncio.get_running_loop()
+        if self._address.startswith(UNIX):
+            self._socket_path = self._address.removeprefix(UNIX)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._socket_path)
+            self._listener = await loop.create_unix_server(
+                self._connection, self._socket_path, backlog=BACKLOG, ssl=self._tls
+            )
+        else:
+            host, _, port = self._address.rpartition(":")
+            if not port.isdigit():
+                raise ValueError(f"{self._address!r} is no address; write host:port or unix:/path.")
+            self._listener = await loop.create_server(
+                self._connection, host.strip("[]") or None, int(port), backlog=BACKLOG, ssl=self._tls
+            )
+        for listening in self._listener.sockets:
+            self._size(listening)
 
-    async def adopt(self, sock: socket.socket, request: Request) -> Connection:
-        """Serve a socket that somebody else accepted and whose request was read already."""
+    def _connection(self) -> Connection:
+        return Connection(self)
+
+    def _size(self, sock: Any) -> None:
+        # accepted sockets inherit it
+        if self.limits.socket_send_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.socket_send_bytes)
+
+    @property
+    def port(self) -> int:
+        """The port it listens at. Raises RuntimeError where it listens at none."""
+        for listening in getattr(self._listener, "sockets", ()):
+            if listening.family in (socket.AF_INET, socket.AF_INET6):
+                return int(listening.getsockname()[1])
+        raise RuntimeError("This server listens at no port: it has no address, or was not started.")
+
+    async def adopt(self, sock: socket.socket, request: Request, first_bytes: bytes = b"") -> Connection:
+        """Serve a socket that somebody else accepted, after its request was read; `first_bytes` came after that.
+
+        The socket is the server's from now on. What is wrong with the request is answered over the socket.
+        """
         sock.setblocking(False)
+        self._size(sock)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _transport, connection = await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: Connection(self, request), sock
+            lambda: Connection(self, request, first_bytes), sock
         )
         return connection
 
+    async def stop(self) -> None:
+        """Stop listening, let handlers end, say goodbye (1001), and cut off who is left after the deadline."""
+        self.is_stopping = True
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        if self._socket_path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._socket_path)
+        for arriving in tuple(self.arriving):
+            arriving.abort()
+        self._empty = asyncio.Event()
+        for connection in tuple(self.connections):
+            connection.retire(GOING_AWAY, "The server is stopping; come again.")
+        await self._wait_until_empty(self.limits.shutdown_timeout_s)
+        if self.connections:
+            log.warning("%d connections did not leave in time and are cut off.", len(self.connections))
+        self.delivery.stop()
+        for connection in tuple(self.connections):
+            connection.abort()
+        await self._wait_until_empty(self.limits.close_timeout_s)
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=self.limits.close_timeout_s)
+        self.watch.stop()
+
+    async def _wait_until_empty(self, timeout_s: float) -> None:
+        if self.connections and self._empty is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._empty.wait()
+
     def serve(self) -> None:
-        """Serve until interrupted."""
-        import uvloop
+        """Serve until SIGINT or SIGTERM, then stop gracefully."""
+        try:
+            import uvloop
+        except ImportError:
+            asyncio.run(self._serve())
+        else:
+            uvloop.run(self._serve())
 
-        async def forever() -> None:
-            await self.start()
-            await asyncio.Event().wait()
+    async def _serve(self) -> None:
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError):
+                loop.add_signal_handler(sign, told.set)
+        await self.start()
+        await told.wait()
+        await self.stop()
 
-        uvloop.run(forever())
+    # --- what connections tell
+
+    def accepted(self, connection: Connection) -> None:
+        """Its request is good."""
+        self.arriving.discard(connection)
+        self.connections[connection] = None
+
+    def opened(self, connection: Connection) -> None:
+        """The handshake is done."""
+        self.counts.connections_opened += 1
+        if not self.keep_requests:
+            connection.request = None
+        self.metrics.opened(connection)
+
+    def refused(self, connection: Connection, status: int) -> None:
+        """The handshake was refused."""
+        self.arriving.discard(connection)
+        self.connections.pop(connection, None)
+        self.groups.leave_all(connection)
+        self.counts.handshakes_refused += 1
+        self.metrics.handshake_refused(status)
+
+    def departed(self, connection: Connection) -> None:
+        """It is gone."""
+        if self.connections.pop(connection, connection) is connection:
+            return
+        self.groups.leave_all(connection)
+        self.counts.connections_closed += 1
+        self.metrics.closed(connection, connection.close_code)
+        if self._close_hook is not None:
+            self._call_close_hook(self._close_hook, connection)
+        if not self.connections and self._empty is not None:
+            self._empty.set()
+
+    def _call_close_hook(self, hook: Hook, connection: Connection) -> None:
+        try:
+            waits = hook(connection)
+        except Exception:
+            log.exception("on_close failed")
+            return
+        if waits is not None:
+            task = asyncio.get_running_loop().create_task(_logged(waits))  # type: ignore[arg-type]
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    # --- writing
+
+    def schedule(self, connection: Connection) -> None:
+        """Write what it gathered at the end of this turn of the loop: one callback for all connections."""
+        if not self._to_flush:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._to_flush.append(connection)
+
+    def _flush(self) -> None:
+        connections, self._to_flush = self._to_flush, []
+        for connection in connections:
+            connection.flush_scheduled()
+
+
+async def _logged(waits: Coroutine[Any, Any, None]) -> None:
+    try:
+        await waits
+    except Exception:
+        log.exception("on_close failed")

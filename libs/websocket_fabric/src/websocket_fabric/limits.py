@@ -29,6 +29,8 @@ class Limits:
     outbox_bytes_max: int = 1024 * 1024
     """Bytes of one connection that wait to be written, in the kernel's buffer excluded."""
     when_full: WhenFull = "close"
+    socket_send_bytes: int = 0
+    """What the kernel holds for a client (SO_SNDBUF); 0 leaves the system's, which may be megabytes."""
     handshake_bytes_max: int = 16 * 1024
     handshake_timeout_s: float = 10.0
     """From the connection to the last byte of its request."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from websocket_fabric.asyncio_server import Connection
+    from websocket_fabric.connection import Connection
 
 Data = str | bytes
 

@@ -1,0 +1,495 @@
+"""The socket's side of a connection: asyncio's callbacks, what is written when, and the way from open to closed.
+
+What the bytes mean is protocol.py's, who calls handlers is delivery.py's, what waits for a slow reader is outbox.py's;
+the application's side is connection.py's. Keeps nothing that a silent connection does not need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from websocket_fabric.delivery import FLUSH_BYTES
+from websocket_fabric.handshake import Refused, Request, refusal
+from websocket_fabric.messages import Data, Message
+from websocket_fabric.opening import Opening
+from websocket_fabric.outbox import WRITE_BUFFER_BYTES, Full, Gone, Outbox
+from websocket_fabric.protocol import ABNORMAL, INTERNAL_ERROR, TRY_AGAIN_LATER, Protocol
+
+if TYPE_CHECKING:
+    from websocket_fabric.asyncio_server import WebSocketServer
+    from websocket_fabric.connection import Connection
+
+log = logging.getLogger(__name__)
+
+CONNECTING, OPEN, LEAVING, CLOSING, ENDING, CLOSED = range(6)
+"""LEAVING: nothing more is taken from the client, handlers still answer. CLOSING: our closing frame is out, the
+client's is awaited. ENDING: nothing more is said, the socket is emptied and closed."""
+BY_APPLICATION, BY_INBOX, BY_OUTBOX, BY_OPENING = 1, 2, 4, 8
+"""Why nothing is read."""
+DELIVERS_NOT = BY_APPLICATION | BY_OUTBOX | BY_OPENING
+
+
+class Link(asyncio.BufferedProtocol):
+    """One client's socket. For the modules of this package; applications have Connection."""
+
+    __slots__ = (
+        "_busy",
+        "_compresses",
+        "_farewell",
+        "_heard",
+        "_held",
+        "_inbox",
+        "_opening",
+        "_pending_bytes",
+        "_phase",
+        "_pinged",
+        "_rest",
+        "_scheduled",
+        "_transport",
+        "close_code",
+        "close_reason",
+        "due",
+        "groups",
+        "outbox",
+        "path",
+        "pending",
+        "protocol",
+        "request",
+        "rtt_s",
+        "server",
+        "state",
+        "subprotocol",
+    )
+
+    def __init__(self, server: WebSocketServer, request: Request | None = None, first_bytes: bytes = b"") -> None:
+        self.server = server
+        self.protocol: Protocol | None = None
+        self.request: Request | None = None
+        """Until on_connect has returned, or always with `keep_requests`."""
+        self.path = ""
+        self.subprotocol = ""
+        self.state: Any = None
+        """Whatever the application keeps with it."""
+        self.close_code = ABNORMAL
+        """Why it ended, for on_close."""
+        self.close_reason = ""
+        self.rtt_s = 0.0
+        """Between the last ping and its pong; 0 before the first."""
+        self.groups: set[str] | None = None
+        self.pending: list[bytes] | None = None
+        """Frames that are written at the end of this read, or of this turn of the loop."""
+        self.outbox: Outbox | None = None
+        """What waits; None while the transport takes everything."""
+        self.due = 0
+        """watch.py's."""
+        self._transport: Any = None
+        self._phase = CONNECTING
+        self._opening: Opening | None = Opening(self._me, request, first_bytes)
+        self._inbox: deque[Data] | None = None
+        self._rest: Iterator[Data] | None = None
+        self._busy = self._scheduled = self._compresses = False
+        self._held = self._heard = self._pinged = self._pending_bytes = 0
+        self._farewell = b""
+
+    @property
+    def _me(self) -> Connection:
+        return cast("Connection", self)
+
+    # --- asyncio's
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is there."""
+        self._transport = transport
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        server = self.server
+        if len(server.arriving) >= server.limits.connections_max:
+            self._transport.abort()
+            return
+        server.arriving.add(self._me)
+        server.watch.look(self._me, server.watch.handshake)
+        if self._opening is not None:
+            self._opening.begin()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """One buffer for all connections of a server, emptied before the next read."""
+        return self.server.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """The buffer was filled."""
+        server = self.server
+        data = bytes(server.buffer[:nbytes])
+        self._heard = server.watch.tick
+        if self._opening is not None:
+            self._opening.feed(data)
+        elif self._phase < ENDING:
+            self._receive(data)
+
+    def eof_received(self) -> bool:
+        """The client will send nothing more, so the socket is closed."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The socket is closed."""
+        self._phase = CLOSED
+        server, opening = self.server, self._opening
+        server.watch.forget(self._me)
+        server.arriving.discard(self._me)
+        self.pending = None
+        if self.outbox is not None:
+            self._drop(self.outbox.clear())
+            self.outbox.lost()
+            self.outbox = None
+        self._drop_unhandled()
+        if opening is None:
+            server.departed(self._me)
+            self._transport = None
+
+    # --- what comes in
+
+    def _receive(self, data: bytes) -> None:
+        protocol, counts = self.protocol, self.server.counts
+        assert protocol is not None  # noqa: S101 - for mypy
+        counts.bytes_in += len(data)
+        messages = protocol.feed(data)
+        if messages and self._phase == OPEN:
+            counts.messages_in += len(messages)
+            if self._busy or self._inbox or self._held & DELIVERS_NOT:
+                self._set_aside(messages)
+            else:
+                self.server.delivery.deliver(self._me, messages)
+        if protocol.out or protocol.closed:
+            self._answer_control(protocol)
+
+    def _set_aside(self, messages: Iterable[Data]) -> None:
+        if self._inbox is None:
+            self._inbox = deque()
+        self._inbox.extend(messages)
+        if len(self._inbox) >= self.server.limits.inbox_messages_max:
+            self._hold(BY_INBOX)
+
+    def _answer_control(self, protocol: Protocol) -> None:
+        frames = protocol.out[:]
+        protocol.out.clear()
+        if not protocol.closed:
+            for frame in frames:
+                self._control(frame)
+        elif self._phase == CLOSING:
+            self.close_code, self.close_reason = protocol.close_code, protocol.close_reason
+            self._phase = ENDING
+            if self.outbox is None or not self.outbox.closing:
+                self._transport.close()
+        else:
+            self.close_code, self.close_reason = protocol.close_code, protocol.close_reason
+            self.depart(frames[-1] if frames else b"")
+
+    def _control(self, frame: bytes) -> None:
+        if self._phase > LEAVING:
+            return
+        if self.outbox is None:
+            self._transport.write(frame)
+        else:
+            self.outbox.pong = frame
+
+    # --- handlers
+
+    def begin(self, messages: Iterable[Data]) -> Iterator[Data]:
+        """delivery.py begins with these; what it has not asked for when something is in the way is set aside."""
+        self._rest = rest = iter(messages)
+        if self.pending is None:
+            self.pending = []
+        return rest
+
+    def end(self) -> None:
+        """delivery.py is done with them, or a handler waits."""
+        self._rest = None
+        self.flush()
+
+    def wait_for_worker(self) -> None:
+        """A handler waits: nothing is handled before it is done."""
+        self._busy = True
+        if self._rest is not None:
+            self._set_aside(self._rest)
+
+    def next_waiting(self) -> Data | None:
+        """The next message that may be handled now."""
+        if not self._inbox or self._held & DELIVERS_NOT:
+            return None
+        data = self._inbox.popleft()
+        if self._held & BY_INBOX and len(self._inbox) <= self.server.limits.inbox_messages_max // 2:
+            self._release(BY_INBOX)
+        return data
+
+    def answered(self, answer: Data | Message | None, error: BaseException | None) -> None:
+        """What a handler that waited gave."""
+        try:
+            if error is not None:
+                self.failed(error)
+            elif answer is not None:
+                self._me.send(answer.data if isinstance(answer, Message) else answer)
+        except Exception as unsendable:  # noqa: BLE001 - told to the client, and logged
+            self.failed(unsendable)
+
+    def worker_left(self) -> None:
+        """The handler that waited is done, or was cancelled."""
+        self._busy = False
+        if self._opening is not None:
+            self._me.abort()
+        else:
+            self._deliver_waiting()
+
+    def _deliver_waiting(self) -> None:
+        if self._busy or self._held & DELIVERS_NOT:
+            return
+        if self._inbox:
+            messages, self._inbox = self._inbox, None
+            self._release(BY_INBOX)
+            self.server.delivery.deliver(self._me, messages)
+        if self._phase == LEAVING and not self._busy and not self._inbox:
+            self.part(self._farewell)
+
+    def failed(self, error: BaseException) -> None:
+        """A handler failed: this client is told so, others are not concerned."""
+        if isinstance(error, Gone) and self._phase > LEAVING:
+            return
+        self.server.counts.handler_errors += 1
+        log.error("A handler failed; its connection is closed with %d.", INTERNAL_ERROR, exc_info=error)
+        self._me.close(INTERNAL_ERROR, "The server failed to handle a message.")
+
+    # --- reading or not
+
+    def hold_for_opening(self) -> None:
+        """on_connect is being asked."""
+        self._hold(BY_OPENING)
+
+    def _hold(self, why: int) -> None:
+        if self._phase > LEAVING:
+            return
+        if not self._held:
+            self._transport.pause_reading()
+        self._held |= why
+        if why & DELIVERS_NOT and self._rest is not None:
+            self._set_aside(self._rest)
+
+    def _release(self, why: int) -> None:
+        before, self._held = self._held, self._held & ~why
+        if self._phase == CLOSED or self._held == before:
+            return
+        if before & DELIVERS_NOT and not self._held & DELIVERS_NOT and self._inbox:
+            asyncio.get_running_loop().call_soon(self._deliver_waiting)
+        if not self._held:
+            self._transport.resume_reading()
+
+    def _drop_unhandled(self) -> None:
+        unhandled = len(self._inbox or ()) + sum(1 for _ in self._rest or ())
+        self._inbox = None
+        self._drop(unhandled)
+
+    # --- what goes out
+
+    def gather(self, frame: bytes) -> bool:
+        """Write it with what else is written in this turn of the loop."""
+        if self.pending is None:
+            self.pending = []
+        self.pending.append(frame)
+        self._pending_bytes += len(frame)
+        if self._pending_bytes >= FLUSH_BYTES:
+            self.flush()
+        elif self._rest is None and not self._scheduled:
+            self._scheduled = True
+            self.server.schedule(self._me)
+        return True
+
+    def flush_scheduled(self) -> None:
+        """The turn of the loop ends."""
+        self._scheduled = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        frames = self.pending
+        if frames is None or self._phase == CONNECTING:
+            return
+        if frames and self._phase <= LEAVING:
+            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            counts = self.server.counts
+            counts.messages_out += len(frames)
+            counts.bytes_out += len(data)
+            # a handler may still hold the list
+            frames.clear()
+            self._transport.write(data)
+        if self._rest is None:
+            self.pending = None
+        self._pending_bytes = 0
+
+    def wait(self, outbox: Outbox, data: Data, frame: bytes = b"") -> bool:
+        """Let it wait, as far as the limits allow."""
+        if not self._compresses:
+            data = frame or cast("Protocol", self.protocol).message(data)
+        try:
+            self._drop(outbox.put(data, self.server.limits))
+        except Full:
+            if self.server.limits.when_full == "drop_oldest":
+                self._drop(1)
+            else:
+                self._drop(outbox.clear() + 1)
+                self._me.close(TRY_AGAIN_LATER, "You read slower than you are written to.")
+            return False
+        return True
+
+    def _drop(self, messages: int) -> None:
+        if messages:
+            self.server.counts.messages_dropped += messages
+            self.server.metrics.dropped(self._me, messages)
+
+    def pause_writing(self) -> None:
+        """asyncio's: the transport holds enough."""
+        if self.outbox is None:
+            self.outbox = Outbox(self.server.watch.tick)
+        self.outbox.paused = True
+        if self.server.limits.when_full == "block":
+            self._hold(BY_OUTBOX)
+
+    def resume_writing(self) -> None:
+        """asyncio's: the client took some."""
+        outbox = self.outbox
+        if outbox is None:
+            return
+        outbox.paused, outbox.since = False, self.server.watch.tick
+        # gathered before anything had to wait
+        self.flush()
+        while not outbox.paused:
+            data = self._next_of(outbox)
+            if not data:
+                break
+            self._transport.write(data)
+        if outbox.paused:
+            return
+        self.outbox = None
+        outbox.emptied()
+        self._release(BY_OUTBOX)
+        if outbox.closing:
+            self._say_last(outbox.closing)
+
+    def _next_of(self, outbox: Outbox) -> bytes:
+        pong, outbox.pong = outbox.pong, b""
+        taken = outbox.take()
+        counts = self.server.counts
+        if self._compresses:
+            frames = [cast("Protocol", self.protocol).message(data) for data in taken]
+        else:
+            frames = cast("list[bytes]", taken)
+        data = b"".join([pong, *frames])
+        counts.messages_out += len(frames)
+        counts.bytes_out += len(data)
+        return data
+
+    # --- from open to closed
+
+    def open(self, response: bytes, rest: bytes) -> None:
+        """The handshake is done; `rest` came after it already."""
+        pending, self._opening = self.pending or [], None
+        self.pending, self._pending_bytes = None, 0
+        self.server.opened(self._me)
+        if self._phase == CLOSED:
+            # it left while on_connect was asked
+            self.server.departed(self._me)
+            return
+        self._phase = OPEN
+        self._transport.write(b"".join([response, *pending]))
+        self.server.counts.messages_out += len(pending)
+        if cast("Protocol", self.protocol).close_sent:
+            self._phase = CLOSING
+        watch = self.server.watch
+        watch.look(self._me, watch.idle_ticks() if self._phase == OPEN else watch.close)
+        self._release(BY_OPENING)
+        if rest:
+            self._receive(rest)
+
+    def refuse(self, refused: Refused) -> None:
+        """Answer the handshake with an HTTP status."""
+        self.server.refused(self._me, refused.status)
+        if self._phase == CLOSED:
+            return
+        self._opening, self.pending = None, None
+        self._phase = ENDING
+        self.server.watch.look(self._me, self.server.watch.close)
+        self._release(BY_OPENING)
+        self._say_last(refusal(refused))
+
+    def depart(self, frame: bytes) -> None:
+        """Say goodbye with this frame once the handlers of what came before are done."""
+        if self._busy or self._inbox:
+            self._phase, self._farewell = LEAVING, frame
+            self.server.watch.look(self._me, self.server.watch.close)
+        else:
+            self.part(frame)
+
+    def part(self, frame: bytes) -> None:
+        """Say goodbye after everything that was sent."""
+        self.flush()
+        self._drop_unhandled()
+        self._phase = ENDING if cast("Protocol", self.protocol).closed else CLOSING
+        self.server.watch.look(self._me, self.server.watch.close)
+        self._release(self._held)
+        if self.outbox is not None and len(self.outbox):
+            self.outbox.closing = frame
+        else:
+            self._say_last(frame)
+
+    def _say_last(self, data: bytes) -> None:
+        self._transport.write(data)
+        if self._phase != ENDING:
+            return
+        if self._transport.can_write_eof():
+            # what the client still sends is read and thrown away: closed at once, the kernel would answer it with a
+            # reset, and the client might never read why
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def look(self) -> int:
+        """watch.py's: see to what is overdue; gives the ticks until the next look, 0 where this was arranged."""
+        watch = self.server.watch
+        if self._opening is not None:
+            if self._opening.asked:
+                return watch.handshake
+            self.refuse(Refused(408, f"A request must be here after {self.server.limits.handshake_timeout_s:g} s."))
+        elif self._phase == LEAVING:
+            self.part(self._farewell)
+        elif self._phase > LEAVING or self._is_stuck():
+            self._me.abort()
+        else:
+            return self._listen()
+        return 0
+
+    def _is_stuck(self) -> bool:
+        watch = self.server.watch
+        return self.outbox is not None and watch.tick - self.outbox.since >= watch.idle + watch.ping
+
+    def _listen(self) -> int:
+        watch = self.server.watch
+        silent = watch.tick - self._heard
+        if self._held:
+            # it is we who do not listen
+            return watch.idle
+        if silent < watch.idle:
+            return watch.idle - silent
+        if self._pinged <= self._heard:
+            self._me.ping()
+            return watch.ping
+        asked = watch.tick - self._pinged
+        if asked < watch.ping:
+            return watch.ping - asked
+        self.close_reason = f"silent for {self.server.limits.ping_timeout_s:g} s after a ping"
+        self._me.abort()
+        return 0
+
+    def ping_now(self, protocol: Protocol) -> None:
+        """Ask it for a sign of life."""
+        self._pinged = self.server.watch.tick
+        self._control(protocol.ping(time.monotonic_ns().to_bytes(8, "big")))
