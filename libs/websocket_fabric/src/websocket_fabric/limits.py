@@ -20,6 +20,8 @@ class Limits:
 
     message_bytes_max: int = 1024 * 1024
     """A message after reassembly and decompression; one byte more closes with 1009."""
+    fragments_max: int = 128 * 1024
+    """Frames of one message, empty ones too; one more closes with 1009."""
     connections_max: int = 10_000
     """One more is answered with 503 and closed."""
     inbox_messages_max: int = 64
@@ -32,6 +34,9 @@ class Limits:
     socket_send_bytes: int = 0
     """What the kernel holds for a client (SO_SNDBUF); 0 leaves the system's, which may be megabytes."""
     handshake_bytes_max: int = 16 * 1024
+    """Of a request or an answer up to the empty line; more is answered with 431."""
+    handshake_headers_max: int = 100
+    """Header lines of it; more is answered with 431."""
     handshake_timeout_s: float = 10.0
     """From the connection to the last byte of its request."""
     idle_timeout_s: float = 50.0

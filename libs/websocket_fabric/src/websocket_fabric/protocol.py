@@ -1,141 +1,278 @@
-"""RFC 6455 without I/O: bytes in, messages out, and the frames that answer. Never touches a socket or a clock."""
+"""RFC 6455 without I/O: bytes in, messages out, and the frames that answer. Never touches a socket or a clock.
+
+What a host does with it, for each read: take the messages that `feed` gives, write the frames of its answers
+(`message`), then what is in `out`, and close the connection when `closed` is set (a server at once, a client when the
+server does or after a while). The order matters: the last frame in `out` may be the closing one, and nothing may
+follow it.
+"""
 
 from __future__ import annotations
 
-import codecs
 import os
-from typing import Any, Literal
+from typing import Literal
 
 from websockets.speedups import apply_mask
 
+from websocket_fabric.codes import (
+    ABNORMAL,
+    BAD_TEXT,
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    NO_CODE,
+    NORMAL,
+    POLICY,
+    PROTOCOL_ERROR,
+    SENDABLE,
+    TOO_BIG,
+    TRY_AGAIN_LATER,
+    UNSUPPORTED,
+    Violation,
+    may_be_sent,
+)
+from websocket_fabric.deflate import Agreement, Inflater, compressor
+from websocket_fabric.gathering import Gathering
 from websocket_fabric.limits import Limits
 from websocket_fabric.messages import Data
 
-NORMAL, GOING_AWAY, PROTOCOL_ERROR, UNSUPPORTED, NO_CODE, ABNORMAL = 1000, 1001, 1002, 1003, 1005, 1006
-BAD_TEXT, POLICY, TOO_BIG, INTERNAL_ERROR, TRY_AGAIN_LATER = 1007, 1008, 1009, 1011, 1013
-SENDABLE = frozenset([1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014])
+__all__ = [
+    "ABNORMAL",
+    "BAD_TEXT",
+    "GOING_AWAY",
+    "INTERNAL_ERROR",
+    "NORMAL",
+    "NO_CODE",
+    "POLICY",
+    "PROTOCOL_ERROR",
+    "SENDABLE",
+    "TOO_BIG",
+    "TRY_AGAIN_LATER",
+    "UNSUPPORTED",
+    "Protocol",
+    "Violation",
+    "may_be_sent",
+    "message_frame",
+]
+
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+FINAL, COMPRESSED, RESERVED, MASKED = 0x80, 0x40, 0x70, 0x80
+WHOLE_TEXT, WHOLE_BINARY = FINAL | TEXT, FINAL | BINARY
 CONTROL_BYTES_MAX = 125
+KEYS_BYTES = 512
+"""Of a client's masking keys, drawn at once."""
 
-_utf8 = codecs.getincrementaldecoder("utf-8")
+_TEXT_HEADS = tuple(bytes((WHOLE_TEXT, length)) for length in range(126))
+_BINARY_HEADS = tuple(bytes((WHOLE_BINARY, length)) for length in range(126))
 
 
-class Violation(Exception):
-    """The peer broke the protocol; `code` is the close code that says how."""
+def message_frame(data: Data) -> bytes:
+    """A server's frame of a whole message, not compressed: the same for every connection, deflate agreed or not."""
+    if isinstance(data, str):
+        data, kind, heads = data.encode(), WHOLE_TEXT, _TEXT_HEADS
+    else:
+        kind, heads = WHOLE_BINARY, _BINARY_HEADS
+    length = len(data)
+    return (heads[length] if length < 126 else _head(kind, length, 0)) + data
 
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(reason)
-        self.code, self.reason = code, reason
+
+def _head(kind: int, length: int, masked: int) -> bytes:
+    if length < 126:
+        return bytes((kind, masked | length))
+    if length < 65536:
+        return bytes((kind, masked | 126, length >> 8, length & 0xFF))
+    return bytes((kind, masked | 127)) + length.to_bytes(8, "big")
 
 
 class Protocol:
     """One side of an open connection."""
 
     __slots__ = (
-        "_fragments",
+        "_begun",
+        "_compress_min",
+        "_compressor",
+        "_final",
+        "_gathering",
+        "_head_bytes",
+        "_inflater",
+        "_key",
+        "_keys",
+        "_left",
         "_limits",
-        "_opcode",
-        "_server",
-        "_size",
+        "_masked",
         "_tail",
-        "_text",
         "close_code",
         "close_reason",
+        "close_received",
         "close_sent",
         "closed",
+        "in_order",
         "out",
     )
 
-    def __init__(self, role: Literal["server", "client"] = "server", limits: Limits | None = None) -> None:
-        self._server = role == "server"
+    def __init__(
+        self,
+        role: Literal["server", "client"] = "server",
+        limits: Limits | None = None,
+        *,
+        deflate: Agreement | None = None,
+    ) -> None:
+        self._masked = MASKED if role == "server" else 0
+        self._head_bytes = 6 if role == "server" else 2
         self._limits = limits or Limits()
+        self._inflater = Inflater(deflate) if deflate else None
+        self._compressor = compressor(deflate) if deflate else None
+        self._compress_min = deflate.options.message_bytes_min if deflate else 0
+        self._begun = False
+        """There is something that the fast path of `feed` must not pass by."""
         self._tail = b""
-        self._opcode = 0
-        self._fragments: list[Any] = []
-        self._size = 0
-        self._text: Any = None
+        """A frame that is not whole: the start of its head, or a control frame."""
+        self._gathering: Gathering | None = None
+        """The message on its way, and of its frame on its way:"""
+        self._left = 0
+        """... the bytes that are still to come,"""
+        self._key = b""
+        """... the key for them,"""
+        self._final = False
+        """... and whether the message ends with it."""
+        self._keys = b""
+        self.in_order = deflate is not None and deflate.context_takeover
+        """Every frame of `message` must be written, in the order in which they were made: they refer back."""
         self.out: list[bytes] = []
         """Frames that answer what came (pongs, the closing frame); the host writes and clears them."""
         self.closed = False
-        """Nothing more is read: the peer closed, or broke the protocol."""
+        """Nothing more is read: the peer closed, or broke the protocol. What comes after that is ignored."""
         self.close_code = ABNORMAL
-        """Why it ended: the peer's code (NO_CODE where it gave none), or the one it was given."""
+        """Why it ended, as seen from here.
+
+        The code of the peer's closing frame, NO_CODE (1005) where that had none; the code it was given where it broke
+        the protocol (`close_received` is False then); ABNORMAL (1006) as long as neither has happened, which is what
+        remains when a connection is lost.
+        """
         self.close_reason = ""
+        """The peer's words, or what it did wrong."""
+        self.close_received = False
         self.close_sent = False
+        """A closing frame was made (it may still be in `out`); the host must write no message after it."""
 
     # --- what comes in
 
     def feed(self, data: bytes) -> list[Data]:
         """Complete messages in these bytes, in order. Answers are left in `out`; a violation closes, never raises."""
         messages: list[Data] = []
-        if self.closed:
-            return messages
-        buffer = self._tail + data if self._tail else data
-        at, end = 0, len(buffer)
+        masked, head_bytes, bytes_max, at = self._masked, self._head_bytes, self._limits.message_bytes_max, 0
         try:
-            while end - at >= 2 and not self.closed:
-                after = self._frame(buffer, at, end, messages)
-                if after < 0:
-                    break
-                at = after
+            if self._begun:
+                data = self._tail + data if self._tail else data
+                at = self._carefully(data, 0, messages)
+            end = len(data)
+            # the common frame, as fast as can be: a whole message below 64 KB, not compressed, and all of it here
+            while at <= end - 6:
+                kind, length, body = data[at], data[at + 1] - masked, at + head_bytes
+                if length > 125:
+                    length, body = data[at + 2] << 8 | data[at + 3] if length == 126 else 0, body + 2
+                    if length < 126:
+                        length = -1
+                after = body + length
+                if kind == WHOLE_TEXT and 0 <= length <= bytes_max and after <= end:
+                    payload = apply_mask(data[body:after], data[body - 4 : body]) if masked else data[body:after]
+                    messages.append(payload.decode())
+                    at = after
+                elif kind == WHOLE_BINARY and 0 <= length <= bytes_max and after <= end:
+                    payload = apply_mask(data[body:after], data[body - 4 : body]) if masked else data[body:after]
+                    messages.append(payload)
+                    at = after
+                else:
+                    at = self._carefully(data, at, messages)
+            if at < end:
+                self._carefully(data, at, messages)
+        except UnicodeDecodeError:
+            self._fail(Violation(BAD_TEXT, "text that is not UTF-8"))
         except Violation as violation:
             self._fail(violation)
-        self._tail = b"" if self.closed else bytes(buffer[at:])
         return messages
 
-    def _frame(self, buffer: bytes, at: int, end: int, messages: list[Data]) -> int:
-        """Take one frame; gives where the next begins, or -1 where this one is not whole yet."""
-        first, second = buffer[at], buffer[at + 1]
-        opcode, length, at = first & 15, second & 0x7F, at + 2
-        self._check(first, opcode, second)
+    def _carefully(self, data: bytes, at: int, messages: list[Data]) -> int:
+        """Frames of every kind, until common ones may follow; gives where, which is the end if there are none."""
+        self._tail = b""
+        while at < len(data) and not self.closed:
+            if self._gathering is not None and self._left:
+                at = self._payload(self._gathering, data, at, messages)
+            else:
+                after = self._frame(data, at, messages)
+                if after < 0:
+                    self._tail = data[at:]
+                    break
+                at = after
+            if self._gathering is None and not self.closed:
+                self._begun = False
+                return at
+        self._begun = True
+        return len(data)
+
+    def _frame(self, data: bytes, at: int, messages: list[Data]) -> int:
+        """Begin a frame and take what is there of it; gives where that ends, -1 where its head is not whole."""
+        if len(data) - at < 2:
+            return -1
+        first, length, body = data[at], data[at + 1] & 0x7F, at + self._head_bytes
+        self._check(first, data[at + 1])
         if length >= 126:
             width = 2 if length == 126 else 8
-            if end - at < width:
+            if len(data) - at - 2 < width:
                 return -1
-            length = int.from_bytes(buffer[at : at + width], "big")
-            at += width
-            if length >> 63:
-                raise Violation(PROTOCOL_ERROR, "length with its highest bit set")
-        if opcode < 8 and self._size + length > self._limits.message_bytes_max:
-            raise Violation(TOO_BIG, f"a message may have {self._limits.message_bytes_max} bytes")
-        body = at + 4 if self._server else at
-        after = body + length
-        if after > end:
+            length, body = int.from_bytes(data[at + 2 : at + 2 + width], "big"), body + width
+            if length < (126 if width == 2 else 65536) or length >> 63:
+                raise Violation(PROTOCOL_ERROR, "a length in more bytes than it needs, or negative")
+        control = bool(first & CLOSE)
+        if len(data) < (body + length if control else body):
             return -1
-        payload = buffer[body:after]
-        if self._server and length:
-            payload = apply_mask(payload, buffer[at:body])
-        if opcode < 8:
-            self._data(opcode, bool(first & 0x80), payload, messages)
-        else:
-            self._control(opcode, payload)
-        return after
+        self._left, self._key = length, data[body - 4 : body] if self._masked else b""
+        if control:
+            self._control(first & 15, self._take(data, body))
+            return body + length
+        self._final = bool(first & FINAL)
+        gathering = self._gathering = self._gathering or self._begin(first)
+        gathering.announce(length)
+        return self._payload(gathering, data, body, messages)
 
-    def _check(self, first: int, opcode: int, second: int) -> None:
-        if first & 0x70:
+    def _check(self, first: int, second: int) -> None:
+        opcode = first & 15
+        compressed = COMPRESSED if self._inflater is not None and opcode in (TEXT, BINARY) else 0
+        if first & RESERVED & ~compressed:
             raise Violation(PROTOCOL_ERROR, "reserved bits")
-        if bool(second & 0x80) is not self._server:
+        if second & MASKED != self._masked:
             raise Violation(PROTOCOL_ERROR, "masking is for clients, and they must")
-        if opcode >= 8:
-            if opcode > PONG or not first & 0x80 or second & 0x7F > CONTROL_BYTES_MAX:
+        if opcode >= CLOSE:
+            if opcode > PONG or not first & FINAL or second & 0x7F > CONTROL_BYTES_MAX:
                 raise Violation(PROTOCOL_ERROR, "bad control frame")
-        elif opcode > BINARY or bool(opcode) is bool(self._opcode):
+        elif opcode > BINARY or bool(opcode) is (self._gathering is not None):
             raise Violation(PROTOCOL_ERROR, "unexpected opcode")
 
-    def _data(self, opcode: int, final: bool, payload: bytes, messages: list[Data]) -> None:
-        try:
-            if opcode and final:
-                messages.append(payload.decode() if opcode == TEXT else payload)
-                return
-            if opcode:
-                self._opcode, self._text = opcode, _utf8() if opcode == TEXT else None
-            self._size += len(payload)
-            self._fragments.append(self._text.decode(payload, final) if self._text else payload)
-        except UnicodeDecodeError:
-            raise Violation(BAD_TEXT, "text that is not UTF-8") from None
-        if final:
-            messages.append("".join(self._fragments) if self._text else b"".join(self._fragments))
-            self._opcode, self._size, self._fragments, self._text = 0, 0, [], None
+    def _begin(self, first: int) -> Gathering:
+        return Gathering(
+            text=first & 15 == TEXT,
+            bytes_max=self._limits.message_bytes_max,
+            fragments_max=self._limits.fragments_max,
+            inflater=self._inflater if first & COMPRESSED else None,
+        )
+
+    def _payload(self, gathering: Gathering, data: bytes, at: int, messages: list[Data]) -> int:
+        """What is there of the payload on its way, and the message where it ends with it; gives where that ends."""
+        piece = self._take(data, at)
+        last = self._final and not self._left
+        gathering.add(piece, last=last)
+        if last:
+            messages.append(gathering.whole())
+            self._gathering = None
+        return at + len(piece)
+
+    def _take(self, data: bytes, at: int) -> bytes:
+        """The next bytes of the payload on its way, unmasked."""
+        piece = data[at : at + self._left]
+        self._left -= len(piece)
+        if self._key and piece:
+            piece = apply_mask(piece, self._key)
+            turn = len(piece) & 3
+            self._key = self._key[turn:] + self._key[:turn]
+        return piece
 
     def _control(self, opcode: int, payload: bytes) -> None:
         if opcode == PING:
@@ -147,28 +284,37 @@ class Protocol:
         code, reason = NO_CODE, ""
         if payload:
             code = int.from_bytes(payload[:2], "big")
-            if len(payload) == 1 or not (code in SENDABLE or 3000 <= code <= 4999):
+            if len(payload) == 1 or not may_be_sent(code):
                 raise Violation(PROTOCOL_ERROR, "bad close code")
             try:
                 reason = payload[2:].decode()
             except UnicodeDecodeError:
                 raise Violation(BAD_TEXT, "close reason that is not UTF-8") from None
-        self.closed, self.close_code, self.close_reason = True, code, reason
-        if not self.close_sent:
-            self.close_sent = True
-            self.out.append(self._encode(CLOSE, payload[:2]))
+        self.close_received = True
+        self._end(code, reason, payload[:2])
 
     def _fail(self, violation: Violation) -> None:
-        self.closed, self.close_code, self.close_reason = True, violation.code, violation.reason
+        self._end(violation.code, violation.reason, violation.code.to_bytes(2, "big") + violation.reason.encode())
+
+    def _end(self, code: int, reason: str, answer: bytes) -> None:
+        self.closed, self.close_code, self.close_reason = True, code, reason
+        self._begun, self._gathering, self._inflater, self._tail = True, None, None, b""
         if not self.close_sent:
             self.close_sent = True
-            self.out.append(self._encode(CLOSE, violation.code.to_bytes(2, "big") + violation.reason.encode()))
+            self.out.append(self._encode(CLOSE, answer))
 
     # --- what goes out
 
     def message(self, data: Data) -> bytes:
         """The frame of a whole message."""
-        return self._encode(TEXT, data.encode()) if isinstance(data, str) else self._encode(BINARY, data)
+        if self._masked and self._compressor is None:
+            return message_frame(data)
+        payload, opcode = (data.encode(), TEXT) if isinstance(data, str) else (data, BINARY)
+        if self._compressor is not None and len(payload) >= self._compress_min:
+            packed = self._compressor.compress(payload)
+            if self.in_order or len(packed) < len(payload):
+                return self._encode(opcode | COMPRESSED, packed)
+        return self._encode(opcode, payload)
 
     def ping(self, payload: bytes = b"") -> bytes:
         """A ping. Raises ValueError over 125 bytes."""
@@ -177,8 +323,11 @@ class Protocol:
         return self._encode(PING, payload)
 
     def close(self, code: int = NORMAL, reason: str = "") -> bytes:
-        """The closing frame; empty where one was sent already. Raises ValueError for a code that cannot be sent."""
-        if not (code in SENDABLE or 3000 <= code <= 4999):
+        """The closing frame; empty where one was made already. Raises ValueError for a code that cannot be sent.
+
+        Messages still come in until the peer's closing frame does. A reason is cut to 123 bytes.
+        """
+        if not may_be_sent(code):
             raise ValueError(f"{code} is no close code that may be sent.")
         if self.close_sent:
             return b""
@@ -186,15 +335,10 @@ class Protocol:
         short = reason.encode()[: CONTROL_BYTES_MAX - 2].decode(errors="ignore").encode()
         return self._encode(CLOSE, code.to_bytes(2, "big") + short)
 
-    def _encode(self, opcode: int, payload: bytes) -> bytes:
-        length, mask = len(payload), 0 if self._server else 0x80
-        if length < 126:
-            head = bytes((0x80 | opcode, mask | length))
-        elif length < 65536:
-            head = bytes((0x80 | opcode, mask | 126)) + length.to_bytes(2, "big")
-        else:
-            head = bytes((0x80 | opcode, mask | 127)) + length.to_bytes(8, "big")
-        if self._server:
-            return head + payload
-        key = os.urandom(4)
-        return head + key + (apply_mask(payload, key) if payload else b"")
+    def _encode(self, kind: int, payload: bytes) -> bytes:
+        if self._masked:
+            return _head(FINAL | kind, len(payload), 0) + payload
+        if not self._keys:
+            self._keys = os.urandom(KEYS_BYTES)
+        key, self._keys = self._keys[:4], self._keys[4:]
+        return _head(FINAL | kind, len(payload), MASKED) + key + (apply_mask(payload, key) if payload else b"")
