@@ -16,14 +16,15 @@ import ssl
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from websocket_fabric.codes import GOING_AWAY
 from websocket_fabric.connection import Connection
+from websocket_fabric.deflate import Deflate
 from websocket_fabric.delivery import DataHandler, Delivery, Handler, Hook
 from websocket_fabric.groups import Groups
 from websocket_fabric.handshake import Request
 from websocket_fabric.limits import Limits
 from websocket_fabric.messages import Data
 from websocket_fabric.metrics import Counts, Metrics
-from websocket_fabric.protocol import GOING_AWAY
 from websocket_fabric.watch import Watch
 
 __all__ = ["Connection", "WebSocketServer"]
@@ -45,6 +46,7 @@ class WebSocketServer:
         limits: Limits | None = None,
         origins: Sequence[str] = (),
         subprotocols: Sequence[str] = (),
+        deflate: Deflate | None = None,
         metrics: Metrics | None = None,
         tls: ssl.SSLContext | None = None,
         keep_requests: bool = False,
@@ -55,6 +57,8 @@ class WebSocketServer:
         self._socket_path = ""
         self.limits = limits or Limits()
         self.origins, self.subprotocols = tuple(origins), tuple(subprotocols)
+        self.deflate = deflate
+        """permessage-deflate, where the client wants it; None for never."""
         self.metrics = metrics or Metrics()
         self.keep_requests = keep_requests
         """Headers are some KB a connection: by default they are forgotten after on_connect."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from websocket_fabric.link import BY_APPLICATION, LEAVING, OPEN, Link
+from websocket_fabric.codes import NORMAL
+from websocket_fabric.link import Link
 from websocket_fabric.messages import Data
 from websocket_fabric.outbox import Gone
-from websocket_fabric.protocol import NORMAL
+from websocket_fabric.writer import BY_APPLICATION, LEAVING, OPEN
 
 
 class Connection(Link):
@@ -87,11 +88,11 @@ class Connection(Link):
 
     def pause_reading(self) -> None:
         """Read nothing more from this client, and call no handler for it."""
-        self._hold(BY_APPLICATION)
+        self.hold(BY_APPLICATION)
 
     def resume_reading(self) -> None:
         """Go on."""
-        self._release(BY_APPLICATION)
+        self.release(BY_APPLICATION)
 
     def join(self, group: str) -> None:
         """Get what is broadcast to this group."""

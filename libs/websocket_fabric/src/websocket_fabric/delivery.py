@@ -135,8 +135,8 @@ class Delivery:
         context = self._context.copy()
         outcome: list[tuple[Any, BaseException | None]] = []
         self._as_task(context, self._step_hook, connection, hook, then, context, outcome)
-        for result, error in outcome:
-            then(result, error)
+        for result, raised in outcome:
+            then(result, raised)
 
     def _step_hook(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from websocket_fabric.messages import Data
-from websocket_fabric.protocol import Protocol
+from websocket_fabric.protocol import message_frame
 
 if TYPE_CHECKING:
     from websocket_fabric.connection import Connection
@@ -17,7 +17,6 @@ class Groups:
 
     def __init__(self) -> None:
         self._members: dict[str, dict[Connection, None]] = {}
-        self._encoder = Protocol("server")
 
     def join(self, connection: Connection, group: str) -> None:
         """Put it in; it may be in many."""
@@ -50,8 +49,8 @@ class Groups:
 
     def broadcast(self, data: Data, to: Iterable[Connection], exclude: Connection | None) -> int:
         """Send one message to many; it is encoded once. Gives how many took it."""
-        # uncompressed, which a connection that compresses allows: its window is its own, so one frame cannot serve two
-        frame = self._encoder.message(data)
+        # uncompressed, which is allowed where deflate was agreed: one compressed frame cannot serve two windows
+        frame = message_frame(data)
         sent = 0
         for connection in tuple(to):
             if connection is not exclude and connection.send_frame(frame, data):

@@ -11,94 +11,50 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from websocket_fabric.delivery import FLUSH_BYTES
+from websocket_fabric.codes import INTERNAL_ERROR
 from websocket_fabric.handshake import Refused, Request, refusal
 from websocket_fabric.messages import Data, Message
 from websocket_fabric.opening import Opening
-from websocket_fabric.outbox import WRITE_BUFFER_BYTES, Full, Gone, Outbox
-from websocket_fabric.protocol import ABNORMAL, INTERNAL_ERROR, TRY_AGAIN_LATER, Protocol
+from websocket_fabric.outbox import WRITE_BUFFER_BYTES, Gone
+from websocket_fabric.protocol import Protocol
+from websocket_fabric.writer import (
+    BY_INBOX,
+    BY_OPENING,
+    CLOSED,
+    CLOSING,
+    DELIVERS_NOT,
+    ENDING,
+    LEAVING,
+    OPEN,
+    Writer,
+)
 
 if TYPE_CHECKING:
     from websocket_fabric.asyncio_server import WebSocketServer
-    from websocket_fabric.connection import Connection
 
 log = logging.getLogger(__name__)
 
-CONNECTING, OPEN, LEAVING, CLOSING, ENDING, CLOSED = range(6)
-"""LEAVING: nothing more is taken from the client, handlers still answer. CLOSING: our closing frame is out, the
-client's is awaited. ENDING: nothing more is said, the socket is emptied and closed."""
-BY_APPLICATION, BY_INBOX, BY_OUTBOX, BY_OPENING = 1, 2, 4, 8
-"""Why nothing is read."""
-DELIVERS_NOT = BY_APPLICATION | BY_OUTBOX | BY_OPENING
+PING_BYTES = 8
+"""The time at which it was sent, so that nothing needs to be kept for the pong."""
+PONG_AGE_MAX_S = 3600.0
 
 
-class Link(asyncio.BufferedProtocol):
+class Link(Writer):
     """One client's socket. For the modules of this package; applications have Connection."""
 
-    __slots__ = (
-        "_busy",
-        "_compresses",
-        "_farewell",
-        "_heard",
-        "_held",
-        "_inbox",
-        "_opening",
-        "_pending_bytes",
-        "_phase",
-        "_pinged",
-        "_rest",
-        "_scheduled",
-        "_transport",
-        "close_code",
-        "close_reason",
-        "due",
-        "groups",
-        "outbox",
-        "path",
-        "pending",
-        "protocol",
-        "request",
-        "rtt_s",
-        "server",
-        "state",
-        "subprotocol",
-    )
+    __slots__ = ("_busy", "_farewell", "_heard", "_inbox", "_opening", "_pinged", "due")
 
     def __init__(self, server: WebSocketServer, request: Request | None = None, first_bytes: bytes = b"") -> None:
-        self.server = server
-        self.protocol: Protocol | None = None
-        self.request: Request | None = None
-        """Until on_connect has returned, or always with `keep_requests`."""
-        self.path = ""
-        self.subprotocol = ""
-        self.state: Any = None
-        """Whatever the application keeps with it."""
-        self.close_code = ABNORMAL
-        """Why it ended, for on_close."""
-        self.close_reason = ""
-        self.rtt_s = 0.0
-        """Between the last ping and its pong; 0 before the first."""
-        self.groups: set[str] | None = None
-        self.pending: list[bytes] | None = None
-        """Frames that are written at the end of this read, or of this turn of the loop."""
-        self.outbox: Outbox | None = None
-        """What waits; None while the transport takes everything."""
+        super().__init__(server)
         self.due = 0
         """watch.py's."""
-        self._transport: Any = None
-        self._phase = CONNECTING
         self._opening: Opening | None = Opening(self._me, request, first_bytes)
         self._inbox: deque[Data] | None = None
-        self._rest: Iterator[Data] | None = None
-        self._busy = self._scheduled = self._compresses = False
-        self._held = self._heard = self._pinged = self._pending_bytes = 0
+        self._busy = False
+        self._heard = self._pinged = 0
         self._farewell = b""
-
-    @property
-    def _me(self) -> Connection:
-        return cast("Connection", self)
 
     # --- asyncio's
 
@@ -141,7 +97,7 @@ class Link(asyncio.BufferedProtocol):
         server.arriving.discard(self._me)
         self.pending = None
         if self.outbox is not None:
-            self._drop(self.outbox.clear())
+            self.drop(self.outbox.clear())
             self.outbox.lost()
             self.outbox = None
         self._drop_unhandled()
@@ -162,7 +118,7 @@ class Link(asyncio.BufferedProtocol):
                 self._set_aside(messages)
             else:
                 self.server.delivery.deliver(self._me, messages)
-        if protocol.out or protocol.closed:
+        if protocol.out or protocol.closed or protocol.pong:
             self._answer_control(protocol)
 
     def _set_aside(self, messages: Iterable[Data]) -> None:
@@ -170,9 +126,12 @@ class Link(asyncio.BufferedProtocol):
             self._inbox = deque()
         self._inbox.extend(messages)
         if len(self._inbox) >= self.server.limits.inbox_messages_max:
-            self._hold(BY_INBOX)
+            self.hold(BY_INBOX)
 
     def _answer_control(self, protocol: Protocol) -> None:
+        if protocol.pong:
+            self._take_pong(protocol.pong)
+            protocol.pong = b""
         frames = protocol.out[:]
         protocol.out.clear()
         if not protocol.closed:
@@ -185,7 +144,9 @@ class Link(asyncio.BufferedProtocol):
                 self._transport.close()
         else:
             self.close_code, self.close_reason = protocol.close_code, protocol.close_reason
-            self.depart(frames[-1] if frames else b"")
+            for frame in frames[:-1]:
+                self._control(frame)
+            self.depart(frames[-1]) if protocol.close_received else self.part(frames[-1])
 
     def _control(self, frame: bytes) -> None:
         if self._phase > LEAVING:
@@ -221,7 +182,7 @@ class Link(asyncio.BufferedProtocol):
             return None
         data = self._inbox.popleft()
         if self._held & BY_INBOX and len(self._inbox) <= self.server.limits.inbox_messages_max // 2:
-            self._release(BY_INBOX)
+            self.release(BY_INBOX)
         return data
 
     def answered(self, answer: Data | Message | None, error: BaseException | None) -> None:
@@ -247,7 +208,7 @@ class Link(asyncio.BufferedProtocol):
             return
         if self._inbox:
             messages, self._inbox = self._inbox, None
-            self._release(BY_INBOX)
+            self.release(BY_INBOX)
             self.server.delivery.deliver(self._me, messages)
         if self._phase == LEAVING and not self._busy and not self._inbox:
             self.part(self._farewell)
@@ -262,11 +223,8 @@ class Link(asyncio.BufferedProtocol):
 
     # --- reading or not
 
-    def hold_for_opening(self) -> None:
-        """on_connect is being asked."""
-        self._hold(BY_OPENING)
-
-    def _hold(self, why: int) -> None:
+    def hold(self, why: int) -> None:
+        """Read nothing more, for this reason; where handlers must wait, too, none is called."""
         if self._phase > LEAVING:
             return
         if not self._held:
@@ -275,7 +233,8 @@ class Link(asyncio.BufferedProtocol):
         if why & DELIVERS_NOT and self._rest is not None:
             self._set_aside(self._rest)
 
-    def _release(self, why: int) -> None:
+    def release(self, why: int) -> None:
+        """Go on, unless there is another reason not to."""
         before, self._held = self._held, self._held & ~why
         if self._phase == CLOSED or self._held == before:
             return
@@ -287,106 +246,7 @@ class Link(asyncio.BufferedProtocol):
     def _drop_unhandled(self) -> None:
         unhandled = len(self._inbox or ()) + sum(1 for _ in self._rest or ())
         self._inbox = None
-        self._drop(unhandled)
-
-    # --- what goes out
-
-    def gather(self, frame: bytes) -> bool:
-        """Write it with what else is written in this turn of the loop."""
-        if self.pending is None:
-            self.pending = []
-        self.pending.append(frame)
-        self._pending_bytes += len(frame)
-        if self._pending_bytes >= FLUSH_BYTES:
-            self.flush()
-        elif self._rest is None and not self._scheduled:
-            self._scheduled = True
-            self.server.schedule(self._me)
-        return True
-
-    def flush_scheduled(self) -> None:
-        """The turn of the loop ends."""
-        self._scheduled = False
-        self.flush()
-
-    def flush(self) -> None:
-        """Write what was gathered."""
-        frames = self.pending
-        if frames is None or self._phase == CONNECTING:
-            return
-        if frames and self._phase <= LEAVING:
-            data = frames[0] if len(frames) == 1 else b"".join(frames)
-            counts = self.server.counts
-            counts.messages_out += len(frames)
-            counts.bytes_out += len(data)
-            # a handler may still hold the list
-            frames.clear()
-            self._transport.write(data)
-        if self._rest is None:
-            self.pending = None
-        self._pending_bytes = 0
-
-    def wait(self, outbox: Outbox, data: Data, frame: bytes = b"") -> bool:
-        """Let it wait, as far as the limits allow."""
-        if not self._compresses:
-            data = frame or cast("Protocol", self.protocol).message(data)
-        try:
-            self._drop(outbox.put(data, self.server.limits))
-        except Full:
-            if self.server.limits.when_full == "drop_oldest":
-                self._drop(1)
-            else:
-                self._drop(outbox.clear() + 1)
-                self._me.close(TRY_AGAIN_LATER, "You read slower than you are written to.")
-            return False
-        return True
-
-    def _drop(self, messages: int) -> None:
-        if messages:
-            self.server.counts.messages_dropped += messages
-            self.server.metrics.dropped(self._me, messages)
-
-    def pause_writing(self) -> None:
-        """asyncio's: the transport holds enough."""
-        if self.outbox is None:
-            self.outbox = Outbox(self.server.watch.tick)
-        self.outbox.paused = True
-        if self.server.limits.when_full == "block":
-            self._hold(BY_OUTBOX)
-
-    def resume_writing(self) -> None:
-        """asyncio's: the client took some."""
-        outbox = self.outbox
-        if outbox is None:
-            return
-        outbox.paused, outbox.since = False, self.server.watch.tick
-        # gathered before anything had to wait
-        self.flush()
-        while not outbox.paused:
-            data = self._next_of(outbox)
-            if not data:
-                break
-            self._transport.write(data)
-        if outbox.paused:
-            return
-        self.outbox = None
-        outbox.emptied()
-        self._release(BY_OUTBOX)
-        if outbox.closing:
-            self._say_last(outbox.closing)
-
-    def _next_of(self, outbox: Outbox) -> bytes:
-        pong, outbox.pong = outbox.pong, b""
-        taken = outbox.take()
-        counts = self.server.counts
-        if self._compresses:
-            frames = [cast("Protocol", self.protocol).message(data) for data in taken]
-        else:
-            frames = cast("list[bytes]", taken)
-        data = b"".join([pong, *frames])
-        counts.messages_out += len(frames)
-        counts.bytes_out += len(data)
-        return data
+        self.drop(unhandled)
 
     # --- from open to closed
 
@@ -403,10 +263,11 @@ class Link(asyncio.BufferedProtocol):
         self._transport.write(b"".join([response, *pending]))
         self.server.counts.messages_out += len(pending)
         if cast("Protocol", self.protocol).close_sent:
+            # on_connect said goodbye at once
             self._phase = CLOSING
         watch = self.server.watch
         watch.look(self._me, watch.idle_ticks() if self._phase == OPEN else watch.close)
-        self._release(BY_OPENING)
+        self.release(BY_OPENING)
         if rest:
             self._receive(rest)
 
@@ -418,8 +279,8 @@ class Link(asyncio.BufferedProtocol):
         self._opening, self.pending = None, None
         self._phase = ENDING
         self.server.watch.look(self._me, self.server.watch.close)
-        self._release(BY_OPENING)
-        self._say_last(refusal(refused))
+        self.release(BY_OPENING)
+        self.say_last(refusal(refused))
 
     def depart(self, frame: bytes) -> None:
         """Say goodbye with this frame once the handlers of what came before are done."""
@@ -435,13 +296,14 @@ class Link(asyncio.BufferedProtocol):
         self._drop_unhandled()
         self._phase = ENDING if cast("Protocol", self.protocol).closed else CLOSING
         self.server.watch.look(self._me, self.server.watch.close)
-        self._release(self._held)
+        self.release(self._held)
         if self.outbox is not None and len(self.outbox):
             self.outbox.closing = frame
         else:
-            self._say_last(frame)
+            self.say_last(frame)
 
-    def _say_last(self, data: bytes) -> None:
+    def say_last(self, data: bytes) -> None:
+        """Nothing follows this."""
         self._transport.write(data)
         if self._phase != ENDING:
             return
@@ -492,4 +354,11 @@ class Link(asyncio.BufferedProtocol):
     def ping_now(self, protocol: Protocol) -> None:
         """Ask it for a sign of life."""
         self._pinged = self.server.watch.tick
-        self._control(protocol.ping(time.monotonic_ns().to_bytes(8, "big")))
+        self._control(protocol.ping(time.monotonic_ns().to_bytes(PING_BYTES, "big")))
+
+    def _take_pong(self, payload: bytes) -> None:
+        rtt_s = (time.monotonic_ns() - int.from_bytes(payload, "big")) / 1e9
+        # anybody may send a pong that nobody asked for
+        if len(payload) == PING_BYTES and 0 <= rtt_s < PONG_AGE_MAX_S:
+            self.rtt_s = rtt_s
+            self.server.metrics.rtt(self._me, rtt_s)

@@ -6,10 +6,12 @@ Knows which questions are asked in which order; the bytes of question and answer
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from websocket_fabric.handshake import Refused, Request, accept, parse_request
+from websocket_fabric.handshake import Refused, Request, RequestReader, accept
 from websocket_fabric.protocol import Protocol
+from websocket_fabric.writer import BY_OPENING
 
 if TYPE_CHECKING:
     from websocket_fabric.connection import Connection
@@ -20,15 +22,15 @@ log = logging.getLogger(__name__)
 class Opening:
     """What is known of a connection that is not open yet."""
 
-    __slots__ = ("_connection", "_data", "asked", "opened")
+    __slots__ = ("_connection", "_reader", "_rest", "asked")
 
     def __init__(self, connection: Connection, request: Request | None, first_bytes: bytes) -> None:
         self._connection = connection
-        self._data = first_bytes
+        self._rest = first_bytes
+        self._reader: RequestReader | None = None
         connection.request = request
         self.asked = False
         """The request was read; on_connect is being asked."""
-        self.opened = False
 
     def begin(self) -> None:
         """The socket is there; the request may be, too."""
@@ -37,28 +39,24 @@ class Opening:
 
     def feed(self, data: bytes) -> None:
         """More of the request, or of what a hasty client sends after it."""
-        self._data += data
-        if not self.asked:
-            self._guard(self._read)
+        if self.asked:
+            self._rest += data
+        else:
+            self._guard(self._read, data)
 
-    def _guard(self, step: object) -> None:
+    def _guard(self, step: Callable[..., None], *arguments: bytes) -> None:
         try:
-            step()  # type: ignore[operator]
+            step(*arguments)
         except Refused as refused:
             self._connection.refuse(refused)
 
-    def _read(self) -> None:
-        size_max = self._connection.server.limits.handshake_bytes_max
-        parsed = parse_request(self._data)
-        if parsed is None:
-            if len(self._data) > size_max:
-                raise Refused(431, f"A request may have {size_max} bytes.")
-            return
-        request, rest = parsed
-        if len(self._data) - len(rest) > size_max:
-            raise Refused(431, f"A request may have {size_max} bytes.")
-        self._connection.request, self._data = request, rest
-        self._ask()
+    def _read(self, data: bytes) -> None:
+        if self._reader is None:
+            self._reader = RequestReader(self._connection.server.limits)
+        read = self._reader.feed(data)
+        if read is not None:
+            self._connection.request, self._rest = read
+            self._ask()
 
     def _ask(self) -> None:
         connection = self._connection
@@ -68,9 +66,9 @@ class Opening:
             raise Refused(503, "The server is stopping; come again.")
         if len(server.connections) >= server.limits.connections_max:
             raise Refused(503, f"This server holds {server.limits.connections_max} connections, its limit.")
-        accepted = accept(request, origins=server.origins, subprotocols=server.subprotocols)
-        connection.protocol = Protocol("server", server.limits)
-        connection.subprotocol = accepted.subprotocol
+        accepted = accept(request, origins=server.origins, subprotocols=server.subprotocols, deflate=server.deflate)
+        connection.protocol = Protocol("server", server.limits, deflate=accepted.deflate)
+        connection.path, connection.subprotocol = request.target, accepted.subprotocol
         self.asked = True
         server.accepted(connection)
 
@@ -80,7 +78,7 @@ class Opening:
         if server.connect_hook is None:
             answered(None, None)
         else:
-            connection.hold_for_opening()
+            connection.hold(BY_OPENING)
             server.delivery.run(connection, server.connect_hook, answered)
 
     def _answered(self, response: bytes, error: BaseException | None) -> None:
@@ -91,5 +89,4 @@ class Opening:
             log.error("on_connect failed", exc_info=error)
             connection.refuse(Refused(500, "The server failed to open this connection."))
         else:
-            self.opened = True
-            connection.open(response, self._data)
+            connection.open(response, self._rest)

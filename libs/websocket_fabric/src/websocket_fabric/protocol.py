@@ -106,6 +106,7 @@ class Protocol:
         "closed",
         "in_order",
         "out",
+        "pong",
     )
 
     def __init__(
@@ -138,6 +139,8 @@ class Protocol:
         """Every frame of `message` must be written, in the order in which they were made: they refer back."""
         self.out: list[bytes] = []
         """Frames that answer what came (pongs, the closing frame); the host writes and clears them."""
+        self.pong = b""
+        """The payload of the newest pong; the host takes it and clears it."""
         self.closed = False
         """Nothing more is read: the peer closed, or broke the protocol. What comes after that is ignored."""
         self.close_code = ABNORMAL
@@ -277,7 +280,9 @@ class Protocol:
     def _control(self, opcode: int, payload: bytes) -> None:
         if opcode == PING:
             self.out.append(self._encode(PONG, payload))
-        elif opcode == CLOSE:
+        elif opcode == PONG:
+            self.pong = payload
+        else:
             self._closing(payload)
 
     def _closing(self, payload: bytes) -> None:
