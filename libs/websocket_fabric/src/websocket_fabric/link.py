@@ -112,14 +112,17 @@ class Link(Writer):
         assert protocol is not None  # noqa: S101 - for mypy
         counts.bytes_in += len(data)
         messages = protocol.feed(data)
+        closing = b""
+        if protocol.out or protocol.pong:
+            closing = self._answer_control(protocol)
         if messages and self._phase == OPEN:
             counts.messages_in += len(messages)
             if self._busy or self._inbox or self._held & DELIVERS_NOT:
                 self._set_aside(messages)
             else:
                 self.server.delivery.deliver(self._me, messages)
-        if protocol.out or protocol.closed or protocol.pong:
-            self._answer_control(protocol)
+        if protocol.closed:
+            self._end_of(protocol, closing)
 
     def _set_aside(self, messages: Iterable[Data]) -> None:
         if self._inbox is None:
@@ -128,25 +131,27 @@ class Link(Writer):
         if len(self._inbox) >= self.server.limits.inbox_messages_max:
             self.hold(BY_INBOX)
 
-    def _answer_control(self, protocol: Protocol) -> None:
+    def _answer_control(self, protocol: Protocol) -> bytes:
+        """Answer pings, before the messages that came with them; gives the closing frame, which comes after."""
         if protocol.pong:
             self._take_pong(protocol.pong)
             protocol.pong = b""
         frames = protocol.out[:]
         protocol.out.clear()
-        if not protocol.closed:
-            for frame in frames:
-                self._control(frame)
-        elif self._phase == CLOSING:
+        closing = frames.pop() if frames and protocol.closed and self._phase < CLOSING else b""
+        for frame in frames:
+            self._control(frame)
+        return closing
+
+    def _end_of(self, protocol: Protocol, closing: bytes) -> None:
+        if self._phase < ENDING:
             self.close_code, self.close_reason = protocol.close_code, protocol.close_reason
+        if self._phase == CLOSING:
             self._phase = ENDING
             if self.outbox is None or not self.outbox.closing:
                 self._transport.close()
-        else:
-            self.close_code, self.close_reason = protocol.close_code, protocol.close_reason
-            for frame in frames[:-1]:
-                self._control(frame)
-            self.depart(frames[-1]) if protocol.close_received else self.part(frames[-1])
+        elif self._phase < CLOSING:
+            self.depart(closing) if protocol.close_received else self.part(closing)
 
     def _control(self, frame: bytes) -> None:
         if self._phase > LEAVING:
