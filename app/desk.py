@@ -155,8 +155,7 @@ class Desk:
     @contextmanager
     def _place(self) -> Iterator[None]:
         if not self._at_once.acquire(timeout=ACCEPT_WAIT_S):
-            detail = "More is coming in than can be written down; try again in a moment."
-            raise Refusal(503, "overloaded", "Overloaded", detail, retry_after_s=RETRY_SOON_S)
+            raise overloaded()
         try:
             yield
         finally:
@@ -229,6 +228,12 @@ class Desk:
             self._client.publish(keys.session_channel(record.session_id or ""), record.id)
         except (redis.RedisError, OSError) as error:
             log.warning("other tabs do not hear of run %s: the broker does not answer (%s)", record.id, error)
+
+
+def overloaded() -> Refusal:
+    """For one who waited ACCEPT_WAIT_S in vain."""
+    detail = "More is coming in than can be written down; try again in a moment."
+    return Refusal(503, "overloaded", "Overloaded", detail, retry_after_s=RETRY_SOON_S)
 
 
 def _keep(_turn: Turn) -> bool:

@@ -11,6 +11,7 @@ from app import services as parts
 from app import sockets, web
 from app.api.routes import ROUTES
 from app.guard import Guard
+from app.outside import outside
 from reef.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ def create_app(settings: Settings) -> Flask:
     """The WSGI application of these settings. Raises TopologyError where queues.yaml cannot be used."""
     app = Flask("coral_reef", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = web.BODY_BYTES_MAX
-    reef = parts.build(settings)
+    reef = parts.build(settings, outside=outside)
     app.extensions[parts.EXTENSION] = reef
     Guard(reef).install(app)
     web.register(app, ROUTES)

@@ -1,37 +1,34 @@
-"""One client's view of the runs it watches: what it was told, what it missed, what comes next. No sockets, no HTTP.
+"""One client's view of what it follows: what it was told, what it missed, what comes next. No sockets, no HTTP.
 
-A client that keeps up gets events as they are announced. One that does not, or that missed something, is brought up
-to date from the run's stream, from the last number it was given. So its memory here is bounded whatever it does.
+Who may wait calls `next`. Who may not (a loop that serves thousands) is woken, calls `collect`, and where that would
+have to read stream or records, calls it again in a thread: what is announced live needs no reading.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 import redis
 
+from app.follower import Follower, Gap
 from app.items import Item, item
 from app.upload_follower import UploadFollower
 from reef import streams
-from reef.contracts.events import FINAL, Done, Event, Restarted, Stopped, Token
+from reef.contracts.events import Done, Restarted, Stopped, Token
 from reef.ledger import JobRecord
 
 if TYPE_CHECKING:
     from app.relay import Relay
 
-LIVE_MAX = 512
-"""Announced events of one run that wait for one client; one more, and it is told to read the stream instead."""
 CONTROL_MAX = 256
 """Answers to a client's own frames that wait to be sent; a client that lets more pile up is beyond help."""
 FOLLOWED_MAX = 256
 WATCHED_MAX = 16
 UPLOADS_MAX = 16
-SYSTEM_NUMBERS = 900_000
-"""Numbers from here on are last words of the system (reef.conversation.ends), not part of a worker's count."""
 RETRY_READ_S = 0.5
 
 
@@ -47,112 +44,47 @@ class TooMany(Exception):
     """The client watches as many runs or sessions as one client may."""
 
 
-def follows(last: int, seq: int) -> bool:
-    """Whether nothing can be missing between these two numbers of a run."""
-    token, n = divmod(seq, streams.NUMBERS_PER_CLAIM)
-    if n >= SYSTEM_NUMBERS:
-        return True
-    last_token, last_n = divmod(last, streams.NUMBERS_PER_CLAIM)
-    return n == last_n + 1 if token == last_token else n == 1
-
-
-class Gap(Exception):
-    """Events between the last one and this one were not heard."""
-
-
-class Follower:
-    """How far one client is in one run."""
-
-    def __init__(self, run_id: str, after_seq: int, *, whole: bool, ended: JobRecord | None) -> None:
-        self.run_id = run_id
-        self.seq = after_seq
-        self.ended = ended
-        """Set when the ledger says that the run is over: if the stream has no end, the database tells it."""
-        self.live: deque[Item] = deque()
-        self.confirmed = False
-        """Whether Redis announces this run's events to us: only then is a read of the stream complete."""
-        self.behind = True
-        self.overtaken = False
-        self.retry_at = 0.0
-        self.reading: Item | None = None
-        self.reading_token = 0
-        """The reading is true until a claim with a higher number speaks."""
-        self.done = False
-        self.torn = False
-        """Text is missing and cannot be had: nothing is told until the text begins again or the run ends."""
-        self.chars: int | None = 0 if streams.token_of(after_seq) == 0 else None
-        """Length of the text this client has, None where we cannot know."""
-        self.whole: list[str] | None = [] if whole else None
-
-    def offer(self, announced: Item) -> bool:
-        """Take an announced event. True where the client has something to do."""
-        if self.behind or self.done:
-            return False
-        if len(self.live) >= LIVE_MAX:
-            self.overtaken = True
-            self.fall_behind()
-        else:
-            self.live.append(announced)
-        return True
-
-    def fall_behind(self) -> None:
-        """Forget what waits; the stream will tell it."""
-        self.live.clear()
-        self.behind = True
-
-    def take(self, heard: Item, *, stored: bool) -> list[Item]:
-        """The items to tell for this event. Raises Gap where the stream may have what is missing."""
-        event = heard.event
-        if event is None or event.seq <= self.seq or self.done:
-            return []
-        if not follows(self.seq, event.seq):
-            if not stored:
-                raise Gap
-            self.torn = True
-        self.seq = event.seq
-        if isinstance(event, Restarted):
-            self.torn, self.chars = False, 0
-            if self.whole is not None:
-                self.whole.clear()
-        elif isinstance(event, Token):
-            return self._token(event, heard)
-        elif isinstance(event, FINAL):
-            return self._final(event, heard)
-        return [heard]
-
-    def _token(self, event: Token, heard: Item) -> list[Item]:
-        if self.torn:
-            return []
-        if self.chars is not None:
-            self.chars += len(event.content)
-        if self.whole is not None:
-            self.whole.append(event.content)
-            return []
-        return [heard]
-
-    def _final(self, event: Event, heard: Item) -> list[Item]:
-        self.done = True
-        if self.whole:
-            text = Token(content="".join(self.whole), run_id=event.run_id, session_id=event.session_id, seq=event.seq)
-            return [item(text), heard]
-        return [heard]
-
-
 class Listener:
-    """What one client (a socket, an SSE stream, a waiting request) is to be told. One reader: whoever calls `next`."""
+    """What one client (a socket, an SSE stream, a waiting request) is to be told. One reader: whoever calls `next`, or
+    `collect`. Ten thousand of them are held at once, so what is seldom used is made when it is."""
 
-    def __init__(self, relay: Relay) -> None:
+    __slots__ = (
+        "_control",
+        "_event",
+        "_finished",
+        "_lock",
+        "_look_at",
+        "_on_wake",
+        "_relay",
+        "_started",
+        "_woken",
+        "closed",
+        "followers",
+        "overflowed",
+        "sessions",
+        "uploads",
+        "watches_system",
+    )
+
+    def __init__(self, relay: Relay, on_wake: Callable[[], None] | None = None) -> None:
+        """`on_wake` is called from any thread when there may be something to collect, and not again before it was.
+
+        The relay's lock may be held then.
+        """
         self._relay = relay
         self._lock = relay.lock
-        self._wake = threading.Event()
-        self._control: deque[Item] = deque()
-        self._started: deque[str] = deque(maxlen=FOLLOWED_MAX)
-        self._look_at: set[str] = set()
-        self._finished: deque[str] = deque(maxlen=FOLLOWED_MAX)
-        self._overflow = False
+        self._on_wake = on_wake
+        self._woken = False
+        self._event: threading.Event | None = None
+        self._control: list[Item] = []
+        self._started: list[str] = []
+        self._look_at: list[str] = []
+        self._finished: list[str] = []
+        self.overflowed = False
+        """Its client does not take what it asked for."""
         self.closed = False
         self.followers: dict[str, Follower] = {}
-        self.sessions: set[str] = set()
+        self.sessions: dict[str, None] = {}
         self.uploads: dict[str, UploadFollower] = {}
         self.watches_system = False
 
@@ -179,7 +111,7 @@ class Listener:
                 self.check_room()
             follower = Follower(run_id, after_seq, whole=whole, ended=ended)
             self.followers[run_id] = follower
-            follower.confirmed = self._relay.join("run", run_id, self)
+            follower.confirmed = self._relay.join("run", run_id, self, follower)
         self._relay.flush()
         self.wake()
 
@@ -195,9 +127,9 @@ class Listener:
                 return
             if len(self.sessions) >= WATCHED_MAX:
                 raise TooMany(f"One connection can watch {WATCHED_MAX} sessions at once; open another one.")
-            self.sessions.add(session_id)
+            self.sessions[session_id] = None
             if self._relay.join("session", session_id, self):
-                self._look_at.add(session_id)
+                self._look_at.append(session_id)
         self._relay.flush()
         self.wake()
 
@@ -242,7 +174,7 @@ class Listener:
     def tell(self, answer: Item) -> None:
         """Answer one of the client's own frames; it comes before any event."""
         if len(self._control) >= CONTROL_MAX:
-            self._overflow = True
+            self.overflowed = True
         else:
             self._control.append(answer)
         self.wake()
@@ -269,12 +201,12 @@ class Listener:
     def run_started(self, run_id: str) -> None:
         """A run began in a session that this client watches."""
         if run_id not in self._finished:
-            self._started.append(run_id)
+            _keep(self._started, run_id)
             self.wake()
 
     def session_confirmed(self, session_id: str) -> None:
         """Announcements of this session are heard from now on: what began before is to be looked up."""
-        self._look_at.add(session_id)
+        self._look_at.append(session_id)
         self.wake()
 
     def upload_confirmed(self, upload_id: str) -> None:
@@ -294,80 +226,120 @@ class Listener:
 
     def wake(self) -> None:
         """There may be something to tell."""
-        self._wake.set()
+        if not self._woken:
+            self._woken = True
+            if self._on_wake is not None:
+                self._on_wake()
 
     # --- what the client is told
 
     def next(self, timeout_s: float) -> list[Item]:
         """What to tell next, in order; empty when there was nothing for that long. Raises Closed and Hopeless."""
         deadline = time.monotonic() + timeout_s
+        event = self._event
+        if event is None:
+            event = self._event = threading.Event()
+            self._on_wake = event.set
         while True:
-            self._wake.clear()
-            if self._overflow:
-                raise Hopeless
-            if self.closed or self._relay.closing:
-                raise Closed
-            items = self._collect()
-            left_s = min(deadline, self._next_retry()) - time.monotonic()
+            event.clear()
+            items = self.collect(may_read=True)
+            left_s = min(deadline, self.retry_at()) - time.monotonic()
             if items or time.monotonic() >= deadline:
-                return items
-            self._wake.wait(max(left_s, 0.0))
+                return items or []
+            event.wait(max(left_s, 0.0))
 
-    def _next_retry(self) -> float:
-        waiting = [f.retry_at for f in list(self.followers.values()) if f.behind and f.retry_at]
-        waiting += [f.retry_at for f in list(self.uploads.values()) if f.behind and f.retry_at]
-        return min(waiting, default=float("inf"))
+    def collect(self, *, may_read: bool) -> list[Item] | None:
+        """What to tell now, in order; it waits for nothing. Raises Closed and Hopeless.
 
-    def _collect(self) -> list[Item]:
+        None: stream or records have to be read first. Then call it with `may_read`, where waiting holds up nobody.
+        """
+        self._woken = False
+        if self.overflowed:
+            raise Hopeless
+        if self.closed or self._relay.closing:
+            raise Closed
+        if not may_read and self._must_read():
+            return None
         self._follow_started()
-        items = []
-        while self._control:
-            items.append(self._control.popleft())
+        items = self._control[:]
+        del self._control[: len(items)]  # another thread may have added one meanwhile
         for follower in list(self.followers.values()):
-            if follower.confirmed or follower.ended is not None:
-                items += self._advance(follower)
-            current = streams.token_of(follower.seq) <= follower.reading_token
-            if follower.reading is not None and current and not follower.done:
-                items.append(follower.reading)
-            follower.reading = None
+            items += self._advance(follower, may_read=may_read)
             if follower.done:
                 with self._lock:
-                    self._finished.append(follower.run_id)
+                    _keep(self._finished, follower.run_id)
                     self._drop(follower.run_id, follower)
                 self._relay.flush()
         for upload in list(self.uploads.values()):
-            items += upload.collect(self._relay)
+            items += upload.collect(self._relay, may_read=may_read)
         if self.watches_system:
             items += self._relay.system.collect(self)
         return items
 
+    def retry_at(self) -> float:
+        """When to collect again although nobody woke us: what could not be read is then tried again."""
+        waiting = [one.retry_at for one in list(self.followers.values()) if one.behind and one.retry_at]
+        waiting += [one.retry_at for one in list(self.uploads.values()) if one.behind and one.retry_at]
+        return min(waiting, default=float("inf"))
+
+    def _must_read(self) -> bool:
+        now = time.monotonic()
+        return (
+            bool(self._look_at)
+            or any(follower.must_read(now) for follower in self.followers.values())
+            or any(upload.must_read(now) for upload in self.uploads.values())
+        )
+
     def _follow_started(self) -> None:
         while self._look_at:
             session_id = self._look_at.pop()
-            self._started.extend(job.id for job in self._relay.active_runs(session_id))
+            for job in self._relay.active_runs(session_id):
+                _keep(self._started, job.id)
         while self._started:
-            run_id = self._started.popleft()
+            run_id = self._started.pop(0)
             try:
                 self.follow(run_id, again=False)
             except TooMany:
                 return  # its owner can still follow it by name
 
-    def _advance(self, follower: Follower) -> list[Item]:
+    def _advance(self, follower: Follower, *, may_read: bool) -> list[Item]:
         told: list[Item] = []
-        if follower.behind and time.monotonic() >= follower.retry_at:
+        if may_read and follower.may_replay(time.monotonic()):
             told += self._replay(follower)
         while follower.live and not follower.behind:
-            try:
-                told += follower.take(follower.live.popleft(), stored=False)
-            except Gap:
-                self._relay.count_reread("gap")
-                follower.fall_behind()
-                follower.retry_at = 0.0
+            told += self._take_live(follower, may_read=may_read)
+        if may_read:
+            told = self._mended(follower, told)
+        if follower.reading is not None:
+            with self._lock:
+                reading, follower.reading = follower.reading, None
+            if streams.token_of(follower.seq) <= follower.reading_token and not follower.done:
+                told.append(reading)
+        return told
+
+    def _take_live(self, follower: Follower, *, may_read: bool) -> list[Item]:
+        with self._lock:
+            live, follower.live = follower.live, []
+        told: list[Item] = []
+        try:
+            for heard in live:
+                told += follower.take(heard, stored=False)
+        except Gap:
+            self._relay.count_reread("gap")
+            follower.fall_behind()
+            follower.retry_at = 0.0
+            if may_read:
                 told += self._replay(follower)
+            else:
+                self.wake()
+        return told
+
+    def _mended(self, follower: Follower, told: list[Item]) -> list[Item]:
+        """The same, where its end or its text was not to be had from the stream: as the records tell it."""
         if follower.done and follower.torn:
-            told = self._mend(follower, told)
-        elif follower.ended is not None and not follower.done and not self._more_stored(follower):
-            told += self._ending(follower, follower.ended)
+            return self._mend(follower, told)
+        if follower.ended is not None and not follower.done and not self._more_stored(follower):
+            return told + self._ending(follower, follower.ended)
         return told
 
     def _more_stored(self, follower: Follower) -> bool:
@@ -420,3 +392,9 @@ class Listener:
             return
         if self.followers.pop(run_id, None) is not None:
             self._relay.leave("run", run_id, self)
+
+
+def _keep(names: list[str], name: str) -> None:
+    """Note a run's id; the oldest is forgotten where there are too many."""
+    names.append(name)
+    del names[:-FOLLOWED_MAX]

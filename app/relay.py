@@ -1,27 +1,27 @@
-"""The one Redis reader of this process: it hears every watched run and session and hands events to the listeners.
+"""Who is told what: the channels of every watched run, session and upload, and the listeners that follow them.
 
 Redis announces, the stream remembers, the ledger knows: an announcement that was missed is read from the stream, and
-a run that is silent is asked about in the ledger once a second, all of them in one query. Writes nothing to Redis.
+a run that is silent is asked about in the ledger once a second, all of them in one query. How Redis is heard is its
+subscription's (app/subscription.py); writes nothing to Redis.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 import redis
 import sqlalchemy.exc
 
 from app.endings import ending, gone
+from app.follower import Follower
 from app.items import Item, item
-from app.listener import Follower, Listener
+from app.listener import Listener
+from app.subscription import Subscription
 from app.system_watch import SystemWatch
 from app.waiting import why_waiting
 from reef import keys, streams
@@ -46,12 +46,6 @@ log = logging.getLogger(__name__)
 TICK_S = 1.0
 SILENT_S = 1.0
 """A watched run that says nothing this long is looked up in the ledger."""
-READ_TIMEOUT_S = 6.0
-"""A PING goes out every TICK_S: a connection that answers nothing this long is dead."""
-BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0)
-SUBSCRIBE_MAX = 500
-"""Channels named in one command."""
-
 
 Kind = Literal["run", "session", "upload", "system"]
 CHANNELS: dict[Kind, Callable[[str], str]] = {
@@ -69,26 +63,24 @@ class _Topic:
 
     def __init__(self, kind: Kind, name: str) -> None:
         self.kind, self.name = kind, name
-        self.listeners: set[Listener] = set()
+        self.listeners: dict[Listener, Follower | None] = {}
+        """With how far each is in this run, where it is one."""
         self.confirmed = False
         self.heard_at = time.monotonic()
         self.ended_ticks = 0
         self.reading: tuple[int, float | None, str] | None = None
 
-    def followers(self) -> Iterator[tuple[Listener, Follower]]:
+    def followers(self) -> list[tuple[Listener, Follower]]:
         """Those who follow this run."""
-        for listener in self.listeners:
-            follower = listener.followers.get(self.name)
-            if follower is not None:
-                yield listener, follower
+        return [(listener, follower) for listener, follower in self.listeners.items() if follower is not None]
 
 
 class Relay:
-    """Starts its threads (greenlets under gevent) with the first listener."""
+    """Starts its subscription and its ticker (a greenlet under gevent) with the first listener."""
 
     def __init__(
         self,
-        redis_url: str,
+        subscription: Subscription,
         client: redis.Redis,
         ledger: Ledger,
         topology: Topology,
@@ -99,33 +91,26 @@ class Relay:
         self.lock = threading.Lock()
         """Guards topics and followers; never held during a query or a write."""
         self.closing = False
-        self.connected = False
         self.count_reread = count_reread
         self.system = SystemWatch(self.lock, look)
         self._client = client
         self._ledger = ledger
         self._topology, self._capacity = topology, Capacity(topology, ledger.database)
-        self._connections = redis.ConnectionPool.from_url(
-            redis_url, socket_timeout=READ_TIMEOUT_S, socket_connect_timeout=1.0, protocol=2, health_check_interval=0
-        )
-        self._connection: Any = None
-        self._write = threading.Lock()
-        self._pending: list[tuple[str, str]] = []
-        self._awaiting: Counter[str] = Counter()
+        self._subscription = subscription
         self._topics: dict[str, _Topic] = {}
         self._listeners: set[Listener] = set()
         self._running = False
 
     # --- clients
 
-    def listen(self) -> Listener:
-        """A new client."""
-        listener = Listener(self)
+    def listen(self, on_wake: Callable[[], None] | None = None) -> Listener:
+        """A new client. `on_wake`: as a Listener takes it."""
+        listener = Listener(self, on_wake)
         with self.lock:
             start, self._running = not self._running, True
             self._listeners.add(listener)
         if start:
-            threading.Thread(target=self._read_loop, name="relay-reader", daemon=True).start()
+            self._subscription.start(self)
             threading.Thread(target=self._tick_loop, name="relay-ticker", daemon=True).start()
         return listener
 
@@ -140,24 +125,24 @@ class Relay:
         return len(self._listeners)
 
     def close(self) -> None:
-        """End every listener and the threads."""
+        """End every listener, the subscription and the ticker."""
         self.closing = True
         with self.lock:
             listeners = list(self._listeners)
         for listener in listeners:
             listener.wake()
-        connection = self._connection
-        if connection is not None:
-            _hang_up(connection)
+        self._subscription.close()
 
-    def join(self, kind: Kind, name: str, listener: Listener) -> bool:
+    def join(self, kind: Kind, name: str, listener: Listener, follower: Follower | None = None) -> bool:
         """Hear a run, session or upload (lock held; `flush` follows). True where Redis announces it to us already."""
+        if listener.closed:
+            return False  # its client left while a frame of it was being handled
         channel = CHANNELS[kind](name)
         topic = self._topics.get(channel)
         if topic is None:
             topic = self._topics[channel] = _Topic(kind, name)
-            self._pending.append(("SUBSCRIBE", channel))
-        topic.listeners.add(listener)
+            self._subscription.want(channel)
+        topic.listeners[listener] = follower
         return topic.confirmed
 
     def leave(self, kind: Kind, name: str, listener: Listener) -> None:
@@ -166,27 +151,14 @@ class Relay:
         topic = self._topics.get(channel)
         if topic is None:
             return
-        topic.listeners.discard(listener)
+        topic.listeners.pop(listener, None)
         if not topic.listeners:
             del self._topics[channel]
-            self._pending.append(("UNSUBSCRIBE", channel))
+            self._subscription.leave(channel)
 
     def flush(self) -> None:
         """Tell Redis about the channels joined and left since the last time."""
-        if not self._pending:
-            return
-        with self._write:
-            with self.lock:
-                pending, self._pending = self._pending, []
-                connection = self._connection
-                if connection is None:
-                    return  # once connected again, the reader subscribes to every topic there is
-                self._awaiting.update(channel for command, channel in pending if command == "SUBSCRIBE")
-            try:
-                for command, channel in pending:
-                    connection.send_command(command, channel, check_health=False)
-            except (redis.RedisError, OSError):
-                _hang_up(connection)
+        self._subscription.flush()
 
     # --- what listeners ask for
 
@@ -222,71 +194,35 @@ class Relay:
             log.warning("the database does not answer: runs that began before a watch are not told")
             return []
 
-    # --- the reader
+    # --- what the subscription tells (lock held)
 
-    def _read_loop(self) -> None:
-        failures = 0
-        while not self.closing:
-            connection: Any = self._connections.make_connection()
-            try:
-                connection.connect()
-                self._resubscribe(connection)
-                failures = 0
-                while not self.closing:
-                    self._handle(connection.read_response())
-            except (redis.RedisError, OSError) as error:
-                if not self.closing and failures == 0:
-                    log.warning("live events pause: the broker does not answer (%s)", error)
-            finally:
-                self.connected = False
-                with self.lock:
-                    self._connection = None
-                connection.disconnect()
-            time.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
-            failures += 1
+    def channels(self) -> list[str]:
+        """Every channel that somebody listens to; the connection is a new one, so none of them is confirmed."""
+        for topic in self._topics.values():
+            topic.confirmed = False
+        return list(self._topics)
 
-    def _resubscribe(self, connection: Any) -> None:
-        with self._write:
-            with self.lock:
-                self._pending.clear()
-                for topic in self._topics.values():
-                    topic.confirmed = False
-                channels = list(self._topics)
-                self._awaiting = Counter(channels)
-                self._connection = connection
-            connection.send_command("PING", check_health=False)
-            for start in range(0, len(channels), SUBSCRIBE_MAX):
-                connection.send_command("SUBSCRIBE", *channels[start : start + SUBSCRIBE_MAX], check_health=False)
-        self.connected = True
-
-    def _handle(self, reply: Any) -> None:
-        if not isinstance(reply, list) or len(reply) < 3:
-            return
-        kind, channel = reply[0], reply[1].decode()
-        with self.lock:
-            if kind == b"subscribe":
-                self._confirm(channel)
-            elif kind == b"message" and (topic := self._topics.get(channel)) is not None:
-                self._announce(topic, reply[2])
-
-    def _confirm(self, channel: str) -> None:
-        self._awaiting[channel] -= 1
-        if self._awaiting[channel] > 0:
-            return  # it was left and joined again meanwhile: the last confirmation counts
-        del self._awaiting[channel]
+    def confirmed(self, channel: str) -> None:
+        """What is published there is heard from now on; what was before is to be read."""
         topic = self._topics.get(channel)
         if topic is None:
             return
         topic.confirmed = True
-        for listener in topic.listeners:
+        for listener, follower in topic.listeners.items():
             if topic.kind == "session":
                 listener.session_confirmed(topic.name)
             elif topic.kind == "upload":
                 listener.upload_confirmed(topic.name)
-        for listener, follower in topic.followers():
-            follower.confirmed, follower.retry_at = True, 0.0
-            follower.fall_behind()
-            listener.wake()
+            elif follower is not None:
+                follower.confirmed, follower.retry_at = True, 0.0
+                follower.fall_behind()
+                listener.wake()
+
+    def announced(self, channel: str, body: bytes) -> None:
+        """Something was published."""
+        topic = self._topics.get(channel)
+        if topic is not None:
+            self._announce(topic, body)
 
     def _announce(self, topic: _Topic, body: bytes) -> None:
         if topic.kind == "session":
@@ -307,8 +243,8 @@ class Relay:
             return
         topic.heard_at, topic.ended_ticks = time.monotonic(), 0
         heard = Item(event, body.decode())
-        for listener, follower in topic.followers():
-            if follower.offer(heard):
+        for listener, follower in topic.listeners.items():
+            if follower is not None and follower.offer(heard):
                 listener.wake()
 
     @staticmethod
@@ -318,26 +254,15 @@ class Relay:
         for listener in topic.listeners:
             listener.upload_told(topic.name, heard)
 
-    # --- once a second: is the connection alive, did a silent run end, how long is the queue
+    # --- once a second: did a silent run end, how long is the queue
 
     def _tick_loop(self) -> None:
         while not self.closing:
             time.sleep(TICK_S)
-            self._ping()
             try:
                 self._look_up_silent()
             except sqlalchemy.exc.SQLAlchemyError as error:
                 log.warning("silent runs are not looked up: the database does not answer (%s)", error)
-
-    def _ping(self) -> None:
-        with self._write:
-            connection = self._connection
-            if connection is None:
-                return
-            try:
-                connection.send_command("PING", check_health=False)
-            except (redis.RedisError, OSError):
-                _hang_up(connection)
 
     def _look_up_silent(self) -> None:
         since = time.monotonic() - SILENT_S
@@ -393,14 +318,6 @@ class Relay:
                 for listener, follower in topic.followers():
                     follower.reading, follower.reading_token = item(event), record.token
                     listener.wake()
-
-
-def _hang_up(connection: Any) -> None:
-    """Make the reader notice and start anew; only the reader itself may close a connection that it reads."""
-    sock = connection._sock
-    if sock is not None:
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
 
 
 def persona_of(record: JobRecord) -> str:

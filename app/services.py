@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import msgspec
 import redis
@@ -12,9 +13,9 @@ from app.counts import WebCounts
 from app.desk import Desk
 from app.markdown import Renderer
 from app.model_desk import ModelDesk
-from app.outside import outside
 from app.reef_status import ReefStatus
 from app.relay import Relay
+from app.subscription import Subscription, ThreadSubscription
 from reef.hurry import Hurry
 from reef.knowledge.flow import Flow
 from reef.knowledge.originals import Originals
@@ -61,8 +62,17 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
         self.uploads.flow.progress.close()
 
 
-def build(settings: Settings) -> Services:
-    """Make the parts. Nothing connects before the first request. Raises TopologyError."""
+def build(
+    settings: Settings,
+    *,
+    process: str = "web",
+    subscription: Subscription | None = None,
+    outside: Callable[..., Any] | None = None,
+) -> Services:
+    """Make the parts. Nothing connects before the first request. Raises TopologyError.
+
+    `subscription`: how Redis is heard, by a thread unless told otherwise; `outside` calls what waits for the disk.
+    """
     topology = load_topology(settings.queues_file, settings.model)
     database = Database(settings.sqlalchemy_url, busy_timeout_s=DATABASE_BUSY_S)
     ledger = Ledger(database)
@@ -77,29 +87,30 @@ def build(settings: Settings) -> Services:
     client = redis.Redis(connection_pool=pool)
     counts = WebCounts()
     dispatcher = Dispatcher(settings, topology)
+    elsewhere = {} if outside is None else {"outside": outside}
+    originals = Originals(settings.data_dir, reserve_bytes=settings.disk_reserve_bytes, **elsewhere)
     status = ReefStatus(settings, ledger, client, Overview(ledger, client, topology))
-    spans = open_spans(settings, "web")
+    spans = open_spans(settings, process)
+    flow = Flow(ledger, topology, originals, Progress(client, database), dispatcher.send_or_leave)
+    hearing = subscription or ThreadSubscription(settings.redis_url)
     return Services(
         settings=settings,
         topology=topology,
         database=database,
         ledger=ledger,
         redis=client,
-        relay=Relay(settings.redis_url, client, ledger, topology, counts.reread, status.board),
+        relay=Relay(hearing, client, ledger, topology, counts.reread, status.board),
         desk=Desk(ledger, topology, client, dispatcher, counts.turn, Hurry(settings.data_dir).mark, spans),
         renderer=Renderer(),
         counts=counts,
-        uploads=_uploads(settings, ledger, dispatcher, client),
+        uploads=_uploads(settings, flow),
         status=status,
         models=ModelDesk(Keeping(settings, topology, database, client), ledger, topology, dispatcher.send_or_leave),
         spans=spans,
     )
 
 
-def _uploads(settings: Settings, ledger: Ledger, dispatcher: Dispatcher, client: redis.Redis) -> Uploads:
-    originals = Originals(settings.data_dir, reserve_bytes=settings.disk_reserve_bytes, outside=outside)
-    progress = Progress(client, ledger.database)
-    flow = Flow(ledger, dispatcher.topology, originals, progress, dispatcher.send_or_leave)
+def _uploads(settings: Settings, flow: Flow) -> Uploads:
     limits = Limits(
         file_bytes_max=settings.upload_file_bytes_max,
         files_max=settings.upload_files_max,

@@ -12,7 +12,7 @@ import msgspec
 
 from app.desk import Accepted, Desk
 from app.items import Item, item
-from app.listener import Listener
+from app.listener import Closed, Hopeless, Listener
 from app.refusals import Refusal, refusal_of
 from app.texts import refuse_nul
 from reef.contracts.events import Error, Resumed
@@ -30,9 +30,21 @@ from reef.contracts.frames import (
 )
 from reef.ledger import JobRecord, Ledger
 
+FRAME_MAX = 256 * 1024
+"""Characters of a text frame, bytes of a binary one; a longer frame is thrown away and answered."""
+INBOX_MAX = 8
+"""Frames read ahead of the one being handled; then its host stops reading and TCP holds the client back."""
+GOING_AWAY, TRY_LATER = 1001, 1013
+ENDS: dict[type[Exception], tuple[int, str]] = {
+    Closed: (GOING_AWAY, "The server restarts; come again."),
+    Hopeless: (TRY_LATER, "You send faster than you read."),
+}
+"""Code and reason with which a host closes the connection."""
 PONG = Item(None, '{"type":"pong"}')
 SETTLED_S = 2.0
 """A run that ended longer ago has its last event in the stream, or it will never be there."""
+BLOCKING = (ChatFrame, ResumeFrame, StopFrame)
+"""Kinds of frames whose handling waits for the database or the broker."""
 
 
 class TooLong(NamedTuple):
@@ -44,17 +56,34 @@ class TooLong(NamedTuple):
 class ClientSession:
     """Handles one client's frames. Not thread-safe: one reader calls `receive`."""
 
+    __slots__ = ("_desk", "_ledger", "_listener")
+
     def __init__(self, desk: Desk, ledger: Ledger, listener: Listener) -> None:
         self._desk, self._ledger, self._listener = desk, ledger, listener
 
     def receive(self, raw: str | bytes | TooLong) -> None:
         """Handle a frame. Whatever is wrong with it is answered with an `error` event; nothing is raised."""
-        try:
-            self._handle(_decode(raw))
-        except Exception as error:  # noqa: BLE001 - refusal_of logs what it does not know
-            self._refuse(refusal_of(error))
+        frame = self.read(raw)
+        if frame is not None:
+            self.handle(frame)
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def read(self, raw: str | bytes | TooLong) -> Frame | None:
+        """What a frame says; None where it was no frame and this was answered. Waits for nothing."""
+        try:
+            return _decode(raw)
+        except Exception as error:  # noqa: BLE001 - refusal_of logs what it does not know
+            self.refuse(refusal_of(error))
+            return None
+
+    def handle(self, frame: Frame) -> None:
+        """Do what it says. One of the kinds in BLOCKING waits for database and broker."""
+        try:
+            self._handle(frame)
+        except Exception as error:  # noqa: BLE001 - refusal_of logs what it does not know
+            self.refuse(refusal_of(error))
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer with an `error` event."""
         answer = Error(code=refusal.code, message=refusal.detail, retry_after_s=refusal.retry_after_s)
         self._listener.tell(item(answer))
 
@@ -104,6 +133,11 @@ class ClientSession:
         )
         self._listener.tell(item(resumed))
         self._listener.follow(record.id, frame.last_seq, ended=record if settled(record) else None)
+
+
+def full(sockets_max: int) -> str:
+    """The reason of TRY_LATER for one connection too many."""
+    return f"This server holds {sockets_max} connections, its limit."
 
 
 def settled(record: JobRecord) -> bool:

@@ -25,15 +25,11 @@ from wsproto.utilities import ProtocolError
 
 from app.listener import Closed, Hopeless, Listener
 from app.services import Services, services
-from app.session import ClientSession, TooLong
+from app.session import ENDS, FRAME_MAX, INBOX_MAX, TRY_LATER, ClientSession, TooLong, full
 
 log = logging.getLogger(__name__)
 
 PATH = "/ws"
-FRAME_MAX = 256 * 1024
-"""Characters of a text frame, bytes of a binary one; a longer frame is thrown away as it comes and answered."""
-INBOX_MAX = 8
-"""Frames read ahead of the one being handled; then we stop reading and TCP holds the client back."""
 SOCKETS_MAX = 1000
 PING_EVERY_S = 25
 SEND_TIMEOUT_S = 20.0
@@ -42,7 +38,6 @@ SEND_BUFFER_BYTES = 128 * 1024
 """The kernel would hold megabytes for a client that does not read; the run's stream holds them once for all."""
 RECEIVE_BYTES = 16 * 1024
 IDLE_S = 30.0
-GOING_AWAY, TRY_LATER = 1001, 1013
 
 
 class SafeSock:
@@ -172,7 +167,7 @@ def install(app: Flask) -> None:
 def serve(connection: BoundedServer, reef: Services) -> None:
     """Talk to one client until it or we leave."""
     if reef.counts.sockets_open >= SOCKETS_MAX:
-        connection.close(TRY_LATER, f"This server holds {SOCKETS_MAX} connections, its limit.")
+        connection.close(TRY_LATER, full(SOCKETS_MAX))
         return
     reef.counts.socket(1)
     listener = reef.relay.listen()
@@ -196,10 +191,8 @@ def _write(connection: BoundedServer, listener: Listener) -> None:
         while True:
             for told in listener.next(IDLE_S):
                 connection.send(told.text)
-    except Hopeless:
-        _end(connection, TRY_LATER, "You send faster than you read.")
-    except Closed:
-        _end(connection, GOING_AWAY, "The server restarts; come again.")
+    except (Closed, Hopeless) as end:
+        _end(connection, *ENDS[type(end)])
     except (ConnectionClosed, OSError):
         log.debug("a client went away while it was written to")
     finally:

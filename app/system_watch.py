@@ -66,6 +66,8 @@ class SystemWatch:
 
     def join(self, listener: Listener) -> None:
         """Tell this client from now on; once more for one that is told already: everything anew (lock held)."""
+        if listener.closed:
+            return
         self._watchers[listener] = SystemFollower()
         if not self._looking:
             self._looking = True

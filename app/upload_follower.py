@@ -6,7 +6,6 @@ Bounded whatever the client does: one that does not keep up is told how the uplo
 from __future__ import annotations
 
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,7 +29,7 @@ class UploadFollower:
     def __init__(self, upload_id: str, after_seq: int) -> None:
         """`after_seq`: the last event this client saw, 0 for none."""
         self.upload_id, self.seq = upload_id, after_seq
-        self.live: deque[Item] = deque()
+        self.live: list[Item] = []
         self.confirmed = False
         """Whether Redis announces this upload's events to us."""
         self.behind = True
@@ -50,13 +49,20 @@ class UploadFollower:
         self.live.clear()
         self.behind = True
 
-    def collect(self, relay: Relay) -> list[Item]:
-        """What to tell now."""
+    def must_read(self, now: float) -> bool:
+        """Whether records and stream have to be read before anything more can be told."""
+        return self.confirmed and self.behind and now >= self.retry_at
+
+    def collect(self, relay: Relay, *, may_read: bool) -> list[Item]:
+        """What to tell now; `may_read`: what the records say included."""
         told: list[Item] = []
-        if self.confirmed and self.behind and time.monotonic() >= self.retry_at:
+        if may_read and self.must_read(time.monotonic()):
             told += self._catch_up(relay)
         while self.live and not self.behind:
-            told += self._take(self.live.popleft())
+            with relay.lock:
+                live, self.live = self.live, []
+            for heard in live:
+                told += self._take(heard)
         return told
 
     def _take(self, heard: Item) -> list[Item]:

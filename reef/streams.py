@@ -22,8 +22,8 @@ from reef.contracts.events import DocumentChanged, Event, RunEvent, UploadEvent,
 
 NUMBERS_PER_CLAIM = 1_000_000
 """More events than one attempt of a run can have."""
-REPLAY_MAX = 5_000
-"""Events read at once when a client catches up."""
+REPLAY_MAX = 500
+"""Events of a run read at once when a client catches up: what is held for one that reads slowly."""
 LOG_KEPT_MIN = keys.RUN_EVENTS_MAX
 """Redis trims a log to about this many entries; a shorter one than was written means that it was lost."""
 
@@ -115,9 +115,10 @@ def heard_upload_event(announced: bytes) -> UploadEvent:
 
 
 def read_upload(client: redis.Redis, upload_id: str, after_seq: int) -> list[UploadEvent]:
-    """The stored events of an upload after that number, oldest first, at most REPLAY_MAX."""
+    """The stored events of an upload after that number, oldest first."""
     milliseconds, n = divmod(after_seq, NUMBERS_PER_MS)
-    entries: Any = client.xrange(keys.upload_events(upload_id), min=f"({milliseconds}-{n}", max="+", count=REPLAY_MAX)
+    after, most = f"({milliseconds}-{n}", keys.UPLOAD_EVENTS_MAX
+    entries: Any = client.xrange(keys.upload_events(upload_id), min=after, max="+", count=most)
     stored = ((decode_upload(fields[b"e"]), _upload_number(entry)) for entry, fields in entries)
     return [msgspec.structs.replace(event, seq=seq) for event, seq in stored]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from app.follower import LIVE_MAX, Follower, Gap, follows
 from app.items import item
-from app.listener import LIVE_MAX, Follower, Gap, follows
 from reef import streams
 from reef.contracts.events import Done, Event, Restarted, Started, Stopped, Token, Usage
 
