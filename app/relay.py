@@ -124,6 +124,11 @@ class Relay:
         """Clients now."""
         return len(self._listeners)
 
+    @property
+    def connected(self) -> bool:
+        """Whether Redis is heard."""
+        return self._subscription.connected
+
     def close(self) -> None:
         """End every listener, the subscription and the ticker."""
         self.closing = True

@@ -286,8 +286,8 @@ class TlsEnd:
         try:
             await asyncio.gather(self._pump(reader, back), self._pump(onward, writer))
         finally:
-            writer.close()
-            back.close()
+            writer.transport.abort()  # a farewell would need a loop that goes on
+            back.transport.abort()
 
     @staticmethod
     async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
