@@ -14,7 +14,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from app.desk import ACCEPT_WAIT_S, overloaded
 from app.gateway.threads import Threads
@@ -23,7 +22,7 @@ from app.listener import Hopeless
 from app.services import Services
 from app.session import BLOCKING, ENDS, FRAME_MAX, INBOX_MAX, TRY_LATER, ClientSession, TooLong, full
 from reef.contracts.frames import ChatFrame, Frame
-from websocket_fabric import Limits, Message
+from websocket_fabric import Connection, Limits, Message, WebSocketServer
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +32,7 @@ READ_HERE_MAX = 8 * 1024
 """A longer frame is read in a thread: its JSON would hold up everybody for longer than a token may take."""
 SLICE_CHARS = 64 * 1024
 """Sent to one client in one turn of the loop."""
+OUTBOX_BYTES_MAX = 4 * 1024 * 1024
 SEND_BUFFER_BYTES = 128 * 1024
 """The kernel would hold megabytes for a client that does not read; the run's stream holds them once for all."""
 SILENT_S, ANSWER_S = 25.0, 20.0
@@ -48,8 +48,10 @@ def limits() -> Limits:
         # those over our limit are told so
         connections_max=SOCKETS_MAX + 100,
         inbox_messages_max=INBOX_MAX,
-        outbox_bytes_max=4 * SLICE_CHARS * UTF8_BYTES_MAX,
+        # one slice, and an event that is longer than that (the board of a large reef)
+        outbox_bytes_max=OUTBOX_BYTES_MAX,
         outbox_messages_max=SLICE_CHARS,
+        socket_send_bytes=SEND_BUFFER_BYTES,
         idle_timeout_s=SILENT_S,
         ping_timeout_s=ANSWER_S,
     )
@@ -58,9 +60,9 @@ def limits() -> Limits:
 class Client:
     """One connection's session and what is on its way to it. Lives in the loop."""
 
-    __slots__ = ("_draining", "_held", "_host", "_reading", "connection", "listener", "session")
+    __slots__ = ("_draining", "_held", "_host", "_over", "_reading", "connection", "listener", "session")
 
-    def __init__(self, host: Host, connection: Any) -> None:
+    def __init__(self, host: Host, connection: Connection) -> None:
         self._host = host
         self.connection = connection
         self.listener = host.reef.relay.listen(self._woken)
@@ -68,12 +70,15 @@ class Client:
         self._reading: asyncio.Future[list[Item] | None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._held: list[Item] = []
+        self._over = False
 
     def _woken(self) -> None:
         self._host.wake(self)
 
     def pump(self) -> None:
         """Send what there is to tell, if the client takes it."""
+        if self._over:
+            return
         if self._reading is not None or self._draining is not None or self._held:
             if self.listener.overflowed:
                 self._end(Hopeless())
@@ -96,7 +101,7 @@ class Client:
 
     def _was_read(self, reading: asyncio.Future[list[Item] | None]) -> None:
         self._reading = None
-        if reading.cancelled():
+        if self._over or reading.cancelled():
             return
         self._tell(reading.result)
         again_s = self.listener.retry_at() - time.monotonic()
@@ -115,6 +120,8 @@ class Client:
                 return
 
     def _go_on(self) -> None:
+        if self._over:
+            return
         if self.connection.outbox is not None:
             self._draining = self._host.loop.create_task(self._drain())
             return
@@ -136,11 +143,11 @@ class Client:
         if code == FAILED:
             log.error("a client cannot be told what it follows", exc_info=error)
         self.connection.close(code, reason)
-        self.listener.close()
+        self.left()
 
     def left(self) -> None:
-        """The connection is gone."""
-        self._held = []
+        """The connection is gone, or will be."""
+        self._over, self._held = True, []
         if self._draining is not None:
             self._draining.cancel()
         self.listener.close()
@@ -155,7 +162,7 @@ class Host:
         self._loop_thread = threading.get_ident()
         self._woken: list[Client] = []
 
-    def install(self, server: Any) -> None:
+    def install(self, server: WebSocketServer) -> None:
         """Serve the connections of this server."""
         server.on_connect(self._opened)
         server.on_message(self._said)
@@ -175,15 +182,14 @@ class Host:
         for client in woken:
             client.pump()
 
-    def _opened(self, connection: Any) -> None:
+    def _opened(self, connection: Connection) -> None:
         if self.reef.counts.sockets_open >= SOCKETS_MAX:
-            # once its handshake is answered
-            self.loop.call_soon(connection.close, TRY_LATER, full(SOCKETS_MAX))
+            connection.close(TRY_LATER, full(SOCKETS_MAX))
             return
         self.reef.counts.socket(1)
         connection.state = Client(self, connection)
 
-    def _closed(self, connection: Any) -> None:
+    def _closed(self, connection: Connection) -> None:
         client: Client | None = connection.state
         if client is not None:
             connection.state = None
