@@ -19,6 +19,7 @@ import msgspec
 import pytest
 import redis
 import sqlalchemy as sa
+from gateway_host import GatewayHost
 from websockets.sync.client import ClientConnection, connect
 
 from reef import keys, streams
@@ -217,11 +218,11 @@ class Answerer:
 class Web:
     """A running web process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, stage: Stage | None = None) -> None:
         self.settings = settings
         self.url = f"http://127.0.0.1:{settings.port}"
         self.ws_url = f"ws://127.0.0.1:{settings.port}/ws"
-        self.stage = Stage(settings)
+        self.stage = stage or Stage(settings)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -252,9 +253,26 @@ class Web:
         """An HTTP client for it."""
         return httpx.Client(base_url=self.url, timeout=PATIENCE_S, trust_env=False, **options)
 
+    def metrics(self) -> str:
+        """What it counts."""
+        with self.client() as http:
+            return http.get("/metrics").text
+
     def socket(self, **options: Any) -> Socket:
         """A WebSocket to it."""
         return Socket(connect(self.ws_url, open_timeout=PATIENCE_S, proxy=None, **options))
+
+
+class WebAndGateway(Web):
+    """A running web process whose WebSockets the gateway's host has."""
+
+    def __init__(self, web: Web, gateway: GatewayHost) -> None:
+        super().__init__(web.settings, web.stage)
+        self.ws_url, self._gateway = gateway.url, gateway
+
+    def metrics(self) -> str:
+        """What the gateway counts."""
+        return self._gateway.metrics()
 
 
 class Socket:
@@ -364,6 +382,15 @@ def shared_web(tmp_path_factory: pytest.TempPathFactory, shared_redis: Broker, p
     """One web process for the tests of a file that do not break it."""
     with running_web(tmp_path_factory.mktemp("web"), shared_redis.url, pick_port()) as web:
         yield web
+
+
+@pytest.fixture(scope="module")
+def shared_gateway(shared_web: Web, pick_port: FreePort) -> Iterator[WebAndGateway]:
+    """The shared web process and a gateway."""
+    gateway = GatewayHost(shared_web.settings, pick_port())
+    web = WebAndGateway(shared_web, gateway)
+    yield web
+    gateway.close()
 
 
 @pytest.fixture(scope="session")
