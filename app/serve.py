@@ -13,6 +13,8 @@ FILES_WANTED = 65_536
 """Open files: a socket per client, and Debian's default of 1024 is not many."""
 CONNECTIONS_MAX = 2_000
 GRACE_S = 5
+KEEPALIVE_S = 30
+"""An idle connection is closed after this; proxies close theirs earlier (deploy/nginx, deploy/caddy)."""
 HANG_S = 60
 """A worker whose event loop stands still this long is replaced."""
 
@@ -51,7 +53,7 @@ def _server(settings: Any) -> Any:
         "worker_connections": CONNECTIONS_MAX,
         "timeout": HANG_S,
         "graceful_timeout": GRACE_S,
-        "keepalive": 30,
+        "keepalive": KEEPALIVE_S,
         "limit_request_line": 8190,
         "limit_request_fields": 100,
         "limit_request_field_size": 8190,

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages that the tests need and pip cannot bring: a browser and what drives it, a PostgreSQL
-# server, the OpenMP runtime of the llama engine, what reads pictures, a C compiler, and Prometheus. No service of theirs
-# is started.
+# server, the OpenMP runtime of the llama engine, what reads pictures, a C compiler, Prometheus, and the two proxies of
+# deploy/. No service of theirs is started.
 # Installs nothing that is there already; without the rights to install it says what to type.
 set -euo pipefail
 
@@ -19,6 +19,9 @@ compgen -G '/usr/include/*/bits/libc-header-start.h' >/dev/null || missing+=(lib
 command -v tesseract >/dev/null || missing+=(tesseract-ocr tesseract-ocr-eng)
 # checks the alert rules and scrapes a running system
 command -v promtool >/dev/null || missing+=(prometheus)
+# the proxies that speak TLS before the reef; not every distribution has Caddy, and its tests are skipped there
+command -v nginx >/dev/null || [[ -x /usr/sbin/nginx ]] || missing+=(nginx)
+if ! command -v caddy >/dev/null && apt-cache show caddy >/dev/null 2>&1; then missing+=(caddy); fi
 ((${#missing[@]})) || exit 0
 
 as_root=()
@@ -43,3 +46,9 @@ if [[ ! -e $policy ]]; then
 fi
 "${as_root[@]}" apt-get update -q
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+# nor shall they take ports 80 and 443 when the machine starts again
+for name in nginx caddy; do
+  if [[ " ${missing[*]} " == *" $name "* ]] && command -v systemctl >/dev/null; then
+    "${as_root[@]}" systemctl disable -q "$name" 2>/dev/null || true
+  fi
+done

@@ -1,4 +1,4 @@
-"""A certificate authority of a test's own, and a server's certificate for addresses of this machine."""
+"""A certificate authority of a test's own, and a server's certificate for addresses and names of this machine."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Authority:
         self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def server(self, *addresses: str) -> tuple[Path, Path]:
-        """Certificate and key of a server at these addresses."""
+        """Certificate and key of a server at these addresses or names."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, addresses[0])])
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(one)) for one in addresses])
+        names = x509.SubjectAlternativeName([_name(one) for one in addresses])
         certificate = (
             _builder(name, self._name, key.public_key())
             .add_extension(names, critical=False)
@@ -42,6 +42,13 @@ class Authority:
         plain = serialization.NoEncryption()
         files[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
         return files
+
+
+def _name(address: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(address))
+    except ValueError:
+        return x509.DNSName(address)
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
