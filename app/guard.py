@@ -21,6 +21,7 @@ from app.refusals import Refusal
 from app.services import Services
 from reef.access import verify_key
 from reef.records.database import Database
+from reef.settings import Settings
 
 KEY_COOKIE = "reef_key"
 KEY_COOKIE_MAX_AGE_S = 30 * 24 * 3600
@@ -65,6 +66,28 @@ def is_loopback(host: str) -> bool:
     return host in LOOPBACK_NAMES or host.startswith("127.")
 
 
+def needs_key(settings: Settings, host: str) -> bool:
+    """Whether who comes to a port bound there must show an API key."""
+    return settings.require_api_key or not is_loopback(host)
+
+
+def key_needed() -> Refusal:
+    """The answer to who shows no valid API key."""
+    return Refusal(
+        401,
+        "key_needed",
+        "API key needed",
+        "Send an API key as `Authorization: Bearer KEY`; `coral-reef keys create NAME` makes one.",
+        headers={"WWW-Authenticate": 'Bearer realm="coral-reef"'},
+    )
+
+
+def bearer_of(authorization: str) -> str:
+    """The key in an Authorization header; empty where there is none."""
+    scheme, _, bearer = authorization.partition(" ")
+    return bearer.strip() if scheme.lower() == "bearer" else ""
+
+
 class Keys:
     """Checks API keys and remembers good ones for a moment."""
 
@@ -75,10 +98,9 @@ class Keys:
 
     def accepts(self, key: str) -> bool:
         """Whether this is a valid key. Raises sqlalchemy.exc.SQLAlchemyError."""
+        if self.remembers(key):
+            return True
         now = time.monotonic()
-        with self._lock:
-            if self._good.get(key, 0.0) > now:
-                return True
         if verify_key(self._database, key) is None:
             return False
         with self._lock:
@@ -88,6 +110,11 @@ class Keys:
                 self._good.popitem(last=False)
         return True
 
+    def remembers(self, key: str) -> bool:
+        """Whether this key was good a moment ago; asks nobody."""
+        with self._lock:
+            return self._good.get(key, 0.0) > time.monotonic()
+
 
 class Guard:
     """Lets requests in or not."""
@@ -95,7 +122,7 @@ class Guard:
     def __init__(self, services: Services) -> None:
         settings = services.settings
         self.keys = Keys(services.database)
-        self.needs_key = settings.require_api_key or not is_loopback(settings.host)
+        self.needs_key = needs_key(settings, settings.host)
         origins = [origin.strip().rstrip("/") for origin in settings.allowed_origins.split(",") if origin.strip()]
         self._origins = frozenset(origins)
         self._hosts = LOOPBACK_NAMES | {settings.host} | {urlsplit(origin).hostname or "" for origin in origins}
@@ -119,17 +146,10 @@ class Guard:
             return None
         if request.method == "GET" and (request.endpoint or "").startswith("ui."):
             return redirect(f"/login?next={request.path}", code=303)
-        raise Refusal(
-            401,
-            "key_needed",
-            "API key needed",
-            "Send an API key as `Authorization: Bearer KEY`; `coral-reef keys add NAME` makes one.",
-            headers={"WWW-Authenticate": 'Bearer realm="coral-reef"'},
-        )
+        raise key_needed()
 
     def _has_key(self) -> bool:
-        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
-        key = bearer.strip() if scheme.lower() == "bearer" else request.cookies.get(KEY_COOKIE, "")
+        key = bearer_of(request.headers.get("Authorization", "")) or request.cookies.get(KEY_COOKIE, "")
         return bool(key) and self.keys.accepts(key)
 
     def _check_host(self) -> None:

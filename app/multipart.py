@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -12,21 +11,15 @@ from flask import request
 from werkzeug.datastructures import MultiDict
 from werkzeug.formparser import MultiPartParser
 
+from app.receiving import FilePart, ReceivedFile, check_files, file_limit
 from app.refusals import Refusal
-from reef.knowledge.originals import Incoming, Kept, Originals, TooLarge
+from reef.knowledge.originals import Originals
 
 FIELDS_BYTES_MAX = 1024 * 1024
 """Of all fields that are no files together: names of a few thousand files."""
 BUFFER_BYTES = 256 * 1024
 PARTS_EXTRA_MAX = 64
 """Parts that are neither a file nor its path."""
-
-
-class ReceivedFile(msgspec.Struct, frozen=True):
-    """A file of the body, kept."""
-
-    name: str
-    kept: Kept
 
 
 class Form(msgspec.Struct, frozen=True):
@@ -36,29 +29,13 @@ class Form(msgspec.Struct, frozen=True):
     files: list[ReceivedFile]
 
 
-class _Part:
+class _Part(FilePart):
     """What werkzeug writes a file to."""
-
-    def __init__(self, originals: Originals, filename: str, bytes_max: int) -> None:
-        self._originals, self.filename, self.name = originals, filename, uuid.uuid4().hex
-        self._stack = ExitStack()
-        self._incoming: Incoming = self._stack.enter_context(originals.receive(self.name, bytes_max=bytes_max))
-        self.kept: Kept | None = None
-
-    def write(self, data: bytes) -> int:
-        """Append. Raises TooLarge and DiskFull."""
-        return self._incoming.write(data)
 
     def seek(self, _place: int) -> int:
         """werkzeug's way to say that the file is complete."""
-        self._stack.close()
-        self.kept = self._originals.keep(self.name)
+        self.finish()
         return 0
-
-    def close(self) -> None:
-        """Leave nothing half-received behind."""
-        self._stack.close()
-        self._originals.discard(self.name)
 
 
 @contextmanager
@@ -73,9 +50,7 @@ def receive_form(originals: Originals, *, file_bytes_max: int, files_max: int) -
     parts: list[_Part] = []
 
     def begin(*, filename: str | None, **_about: Any) -> _Part:
-        if len(parts) >= files_max:
-            detail = f"One request may carry {files_max} files; send the others in another one."
-            raise Refusal(413, "too_many_files", "Too many files", detail)
+        check_files(len(parts) + 1, files_max)
         parts.append(_Part(originals, filename or "", file_bytes_max))
         return parts[-1]
 
@@ -87,10 +62,8 @@ def receive_form(originals: Originals, *, file_bytes_max: int, files_max: int) -
     )
     try:
         try:
-            fields, _ = parser.parse(request.stream, boundary.encode(), request.content_length)
-        except TooLarge:
-            detail = f"A file may have {file_bytes_max} bytes."
-            raise Refusal(413, "file_too_large", "File too large", detail) from None
+            with file_limit(file_bytes_max):
+                fields, _ = parser.parse(request.stream, boundary.encode(), request.content_length)
         except ValueError as error:
             raise Refusal(400, "bad_multipart", "Bad body", f"The multipart body cannot be read: {error}.") from None
         yield Form(fields, _named(parts, fields.getlist("paths")))

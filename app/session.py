@@ -78,7 +78,7 @@ class ClientSession:
     def handle(self, frame: Frame) -> None:
         """Do what it says. One of the kinds in BLOCKING waits for database and broker."""
         try:
-            self._handle(frame)
+            self.act(frame)
         except Exception as error:  # noqa: BLE001 - refusal_of logs what it does not know
             self.refuse(refusal_of(error))
 
@@ -87,7 +87,8 @@ class ClientSession:
         answer = Error(code=refusal.code, message=refusal.detail, retry_after_s=refusal.retry_after_s)
         self._listener.tell(item(answer))
 
-    def _handle(self, frame: Frame) -> None:
+    def act(self, frame: Frame) -> None:
+        """The same. Raises whatever refuses it."""
         match frame:
             case ChatFrame():
                 self._chat(frame)

@@ -14,7 +14,13 @@ NUL = "\x00"
 def refuse_nul(raw: bytes | str, value: Any) -> None:
     """Raises Refusal where a text of this decoded JSON contains U+0000."""
     escaped = "\\u0000" in raw if isinstance(raw, str) else b"\\u0000" in raw
-    if escaped and _has_nul(msgspec.to_builtins(value)):
+    if escaped:
+        refuse_nul_in(msgspec.to_builtins(value))
+
+
+def refuse_nul_in(values: Any) -> None:
+    """Raises Refusal where a text of these plain values contains U+0000."""
+    if _has_nul(values):
         raise Refusal(400, "nul", "Invalid request", "A text contains the character U+0000, which cannot be stored.")
 
 

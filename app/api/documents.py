@@ -17,6 +17,7 @@ from app.api.knowledge_shapes import (
     StoresChange,
 )
 from app.questions import answer
+from app.services import Services
 from app.web import Answer, Call
 from reef.contracts.jobs import QueryJob
 from reef.knowledge import documents
@@ -96,17 +97,24 @@ def retry(call: Call, document_id: str) -> Answer:
 
 def search(call: Call) -> SearchAnswer:
     """Search documents: the passages nearest to a question."""
-    body: SearchRequest = call.body
     began = time.monotonic()
+    return search_answer(answer(call.services, search_job(call.services, call.body), QueryResult), began)
+
+
+def search_job(services: Services, body: SearchRequest) -> QueryJob:
+    """The job that answers this question. Raises UnknownStore."""
     stores = list(body.stores or [])
     if not stores:
         stores = [SHARED_STORE, *([body.persona_id] if body.persona_id else [])]
     elif body.persona_id:
         stores.append(body.persona_id)
-    with call.services.database.read() as connection:
+    with services.database.read() as connection:
         checked = check_stores(connection, stores)
-    job = QueryJob(question=body.query, stores=checked, k=body.k, score_min=body.score_min, filters=body.filters)
-    found = answer(call.services, job, QueryResult)
+    return QueryJob(question=body.query, stores=checked, k=body.k, score_min=body.score_min, filters=body.filters)
+
+
+def search_answer(found: QueryResult, began: float) -> SearchAnswer:
+    """What was found, as clients see it; `began` is the time.monotonic of the question."""
     return SearchAnswer(
         results=found.passages,
         model=found.model,

@@ -8,6 +8,7 @@ from flask import Response
 from app.api.shapes import EventsQuery, RunState, RunView
 from app.endings import RETOLD_FROM
 from app.relay import persona_of
+from app.services import Services
 from app.session import settled
 from app.sse import resume_after, stream
 from app.web import Answer, Call
@@ -48,7 +49,7 @@ def events(call: Call, run_id: str) -> Response | Answer:
     services = call.services
     after = resume_after(query.after)
     record = services.ledger.get(run_id)
-    if record.ended and after and after >= _last_number(streams.last_seq(services.redis, run_id), record):
+    if told_all(services, record, after):
         return Answer(status=204)
     return stream(
         services,
@@ -60,6 +61,13 @@ def stop(call: Call, run_id: str) -> RunState:
     """Stop a run; stopping one that ended is no error."""
     record = call.services.desk.stop(run_id)
     return RunState(record.id, record.state)
+
+
+def told_all(services: Services, record: JobRecord, after: int) -> bool:
+    """Whether a client that saw this number has seen the end of the run."""
+    if not record.ended or not after:
+        return False
+    return after >= _last_number(streams.last_seq(services.redis, record.id), record)
 
 
 def _last_number(stored: int, record: JobRecord) -> int:

@@ -57,17 +57,19 @@ def rename(call: Call, session_id: str) -> SessionSummary:
 
 def history(call: Call, session_id: str) -> History:
     """Read a conversation."""
-    services = call.services
+    session, said, active_runs = read_history(call.services, session_id)
+    return History(session=session, messages=views(call.services, said), active_runs=active_runs)
+
+
+def read_history(services: Services, session_id: str) -> tuple[SessionSummary, list[Message], list[ActiveRun]]:
+    """A conversation, its messages and the replies that are being written in it. Raises UnknownSession."""
     # the runs first: one that ends between the two queries is then told as active and as a message, never as neither
     active = services.ledger.active(session_id)
     with services.database.read() as connection:
         session = store.find_session(connection, session_id)
         said = store.history(connection, session_id)
-    return History(
-        session=_summary(session, said, active),
-        messages=views(services, said),
-        active_runs=[_active(record) for record in active if record.task == ChatJob.TASK],
-    )
+    runs = [_active(record) for record in active if record.task == ChatJob.TASK]
+    return _summary(session, said, active), said, runs
 
 
 def delete(call: Call, session_id: str) -> Answer:

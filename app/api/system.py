@@ -40,16 +40,21 @@ def readyz(call: Call) -> Answer:
     The other pools with devices and the vector store are reported in `checks` and make nothing unready: without them
     chats are answered, only without documents.
     """
-    checks = {"redis": call.services.status.broker(), "database": _database_state(call.services)}
-    reports = call.services.status.reports() if checks["redis"] == "ok" else {}
-    for pool in call.services.topology.pools.values():
-        if is_served(call.services.topology, pool.name):
-            checks[f"pool {pool.name}"] = _pool_state(pool, reports)
-    ready = all(state == "ok" for name, state in checks.items() if name in NEEDED_TO_ANSWER)
+    ready, checks = readiness(call.services)
     if (vectors := call.services.status.vectors()) != "off":
         checks["vectors"] = "ok" if vectors == "ok" else "does not answer; chats go on without documents"
     body = Readiness(status="ready" if ready else "not_ready", checks=checks if g.authorised else None)
     return Answer(status=200 if ready else 503, body=body, headers={} if ready else {"Retry-After": "1"})
+
+
+def readiness(services: Services) -> tuple[bool, dict[str, str]]:
+    """Whether a message would be answered now, and what was found about each part that is needed for it."""
+    checks = {"redis": services.status.broker(), "database": _database_state(services)}
+    reports = services.status.reports() if checks["redis"] == "ok" else {}
+    for pool in services.topology.pools.values():
+        if is_served(services.topology, pool.name):
+            checks[f"pool {pool.name}"] = _pool_state(pool, reports)
+    return all(state == "ok" for name, state in checks.items() if name in NEEDED_TO_ANSWER), checks
 
 
 def metrics(call: Call) -> Response:

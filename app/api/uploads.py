@@ -21,7 +21,8 @@ from app.api.knowledge_shapes import (
 from app.api.shapes import EventsQuery
 from app.items import Item
 from app.listener import Closed, Hopeless
-from app.multipart import ReceivedFile, receive_form
+from app.multipart import receive_form
+from app.receiving import ReceivedFile
 from app.refusals import Refusal
 from app.services import Services
 from app.sse import HEADERS, HEARTBEAT_S, MEDIA_TYPE, RETRY_MS, event_lines, open_listener, resume_after
@@ -113,10 +114,12 @@ def send(call: Call) -> Answer:
             named = [part.strip() for value in form.fields.getlist("stores") for part in value.split(",")]
             stores = wanted_stores([name for name in named if name], form.fields.get("persona_id") or None)
             upload = services.uploads.create(form.fields.get("name", form.files[0].name), stores)
-        return _take(services, upload, form.files, close_after=not upload_id)
+        body = take_files(services, upload, form.files, close_after=not upload_id)
+    return Answer(status=202, body=body, headers={"Location": f"/api/v1/uploads/{upload.id}"})
 
 
-def _take(services: Services, upload: Upload, files: list[ReceivedFile], *, close_after: bool) -> Answer:
+def take_files(services: Services, upload: Upload, files: list[ReceivedFile], *, close_after: bool) -> AcceptedFiles:
+    """Write files that were received down; `close_after`: no more will come. Raises what Uploads.add_kept raises."""
     try:
         ids = services.uploads.add_kept(upload.id, [(file.name, file.kept) for file in files])
     except BaseException:
@@ -129,8 +132,7 @@ def _take(services: Services, upload: Upload, files: list[ReceivedFile], *, clos
         AcceptedFile(document_id=document_id, name=file.name, size_bytes=file.kept.size_bytes)
         for document_id, file in zip(ids, files, strict=True)
     ]
-    body = AcceptedFiles(upload_id=upload.id, stores=upload.stores, documents=accepted)
-    return Answer(status=202, body=body, headers={"Location": f"/api/v1/uploads/{upload.id}"})
+    return AcceptedFiles(upload_id=upload.id, stores=upload.stores, documents=accepted)
 
 
 def events(call: Call, upload_id: str) -> Response | Answer:
@@ -144,6 +146,33 @@ def events(call: Call, upload_id: str) -> Response | Answer:
     return Response(stream, mimetype=MEDIA_TYPE, headers=HEADERS)
 
 
+class UploadEnd:
+    """Finds the end of an upload in what is told of it: its last word waits for the last changes of its files."""
+
+    def __init__(self) -> None:
+        self._final: Item | None = None
+
+    @property
+    def near(self) -> bool:
+        """Whether its last word was heard; if nothing comes for LINGER_S, it is to be told, and that was all."""
+        return self._final is not None
+
+    @property
+    def last_word(self) -> list[Item]:
+        """What is told last."""
+        return [self._final] if self._final else []
+
+    def take(self, heard: Item) -> list[Item]:
+        """What to tell now of what was heard."""
+        counts = heard.event if isinstance(heard.event, UploadProgress) else None
+        if counts is not None and counts.state in ENDED:
+            self._final = heard
+            return []
+        if counts is not None:
+            self._final = None  # it goes on: a file was added, or tried again
+        return [heard]
+
+
 class _UploadStream:
     """An upload's events as lines of text."""
 
@@ -153,20 +182,17 @@ class _UploadStream:
 
     def __iter__(self) -> Iterator[str]:
         yield f"retry: {RETRY_MS}\n\n"
-        final: Item | None = None
+        end = UploadEnd()
         try:
             while True:
-                told = self._listener.next(LINGER_S if final else HEARTBEAT_S)
+                told = self._listener.next(LINGER_S if end.near else HEARTBEAT_S)
+                if not told and end.near:
+                    yield from map(event_lines, end.last_word)
+                    return
                 if not told:
-                    if final:
-                        yield event_lines(final)
-                        return
                     yield ": heartbeat\n\n"
-                for item in told:
-                    counts = item.event if isinstance(item.event, UploadProgress) else None
-                    final = item if counts and counts.state in ENDED else (None if counts else final)
-                    if final is not item:
-                        yield event_lines(item)
+                for heard in told:
+                    yield from map(event_lines, end.take(heard))
         except (Closed, Hopeless):
             return  # EventSource comes again by itself, with the last id it saw
 
