@@ -22,7 +22,7 @@ PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input
 LAUNCHER := printf '\#!%s\nimport sys\n\nsys.path.insert(0, "%s")\nfrom cli.main import main\n\nmain(prog_name="coral-reef")\n' \
 	"$(CURDIR)/$(PY)" "$(CURDIR)" > $(VENV)/bin/coral-reef && chmod +x $(VENV)/bin/coral-reef
 
-.PHONY: help run install install-dev packages test lint unit lock bench bench-knowledge bench-devices soak clean
+.PHONY: help run install install-dev packages test lint unit proto lock bench bench-knowledge bench-devices soak clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +65,9 @@ lint: install-dev ## ruff, mypy --strict, import-linter
 
 unit: install-dev ## the fast tests only
 	@$(PY) -m pytest tests/unit $(ARGS)
+
+proto: install-dev ## write app/grpc_api/generated/ from proto/coral_reef.proto
+	@$(PY) -m app.grpc_api.proto
 
 lock: ## compile requirements*.in to requirements*.txt
 	@test -x build/lock/bin/uv || { $(PYTHON) -m venv build/lock && build/lock/bin/pip install --disable-pip-version-check -q uv; }
