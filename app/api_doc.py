@@ -33,7 +33,7 @@ HEAD = """\
 <!-- Written by `python -m app.api_doc` from app/api/routes.py and reef/contracts; a test holds it to them. -->
 
 Base URL: `http://127.0.0.1:8080`. Bodies are JSON (`Content-Type: application/json`), at most 1 MiB.
-The machine-readable description is served at `/api/v1/openapi.json`.
+The machine-readable description is served at `/api/v1/openapi.json`. The same over gRPC: [grpc.md](grpc.md).
 
 **Access.** Bound to loopback, no key is asked for; the `Host` must be a local name and a browser's request must come
 from our own pages (`REEF_ALLOWED_ORIGINS` adds origins). Bound elsewhere, or with `REEF_REQUIRE_API_KEY=true`, every

@@ -16,6 +16,7 @@ class WebCounts:
         self._seconds = histogram("coralreef_http_request_seconds", self.registry)
         self._sockets = gauge("coralreef_websocket_connections", self.registry)
         self._turns = counter("coralreef_turns_total", self.registry)
+        self._calls = counter("coralreef_grpc_calls_total", self.registry)
         self._streams = gauge("coralreef_event_streams", self.registry)
         self._rereads = counter("coralreef_event_rereads_total", self.registry)
         self.sockets_open = 0
@@ -26,6 +27,10 @@ class WebCounts:
         self._requests.labels(route=route, method=method, status=str(status)).inc()
         if seconds is not None:
             self._seconds.labels(route=route).observe(seconds)
+
+    def called(self, method: str, code: str) -> None:
+        """A gRPC call ended."""
+        self._calls.labels(method=method, code=code).inc()
 
     def turn(self, outcome: str) -> None:
         """A turn was accepted or refused."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from flask import Response, request
 
+from app.counts import WebCounts
 from app.items import Item
 from app.listener import Closed, Hopeless, Listener
 from app.refusals import RETRY_SOON_S, Refusal
@@ -52,11 +53,16 @@ class EventStream:
 
 def open_listener(services: Services) -> Listener:
     """A listener for a stream or a waiting request. Raises Refusal when there are too many."""
-    if services.counts.streams_open >= STREAMS_MAX:
+    take_place(services.counts)
+    return services.relay.listen()
+
+
+def take_place(counts: WebCounts) -> None:
+    """Count one more stream or waiting request. Raises Refusal when there are too many."""
+    if counts.streams_open >= STREAMS_MAX:
         detail = f"{STREAMS_MAX} requests are being streamed or waited for, which is the limit."
         raise Refusal(503, "too_many_streams", "Too many streams", detail, retry_after_s=RETRY_SOON_S)
-    services.counts.stream(1)
-    return services.relay.listen()
+    counts.stream(1)
 
 
 def stream(services: Services, begin: Callable[[Listener], None]) -> Response:

@@ -49,6 +49,7 @@ METRICS: dict[str, Declared] = {
     "coralreef_event_rereads_total": Declared(
         "counter", "Times a client was told from the stream or the ledger, not as it happened.", ("reason",)
     ),
+    "coralreef_grpc_calls_total": Declared("counter", "gRPC calls by how they ended.", ("method", "code")),
     "coralreef_turns_total": Declared("counter", "Turns by how the front door answered.", ("outcome",)),
     # ledger and devices, read when scraped
     "coralreef_jobs": Declared("gauge", "Jobs in the ledger by state.", ("state",)),

@@ -363,6 +363,24 @@ def sse_of() -> Callable[[Iterator[str]], Iterator[tuple[str, RunEvent]]]:
     return parse_sse
 
 
+@pytest.fixture(scope="session")
+def queues_text() -> str:
+    """Pools whose devices are played by hand."""
+    return QUEUES
+
+
+@pytest.fixture(scope="session")
+def stage_of() -> Callable[[Settings], Stage]:
+    """Makes the device side of a reef with these settings."""
+    return Stage
+
+
+@pytest.fixture(scope="session")
+def answerer_of() -> Callable[[Stage], Answerer]:
+    """Makes a device that answers everything; close it."""
+    return Answerer
+
+
 @pytest.fixture
 def start_web(tmp_path: Path, own_redis: Broker, pick_port: FreePort) -> Iterator[Callable[..., Web]]:
     """Starts web processes of this test's own on its own broker, which it may kill."""

@@ -1,20 +1,25 @@
-"""Documents over HTTP, with real workers on simulated devices: upload, watch, read, search, delete."""
+"""Documents over HTTP and gRPC, with real workers on simulated devices: upload, watch, read, search, delete."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import openai
 import pytest
+from grpc_server import Caller, calling, refused, run_documented, serving
 from websockets.sync.client import connect
 from whole_product import KNOWLEDGE_QUEUES, Reef, StartReef, running_reef
+
+from app.grpc_api.generated import coral_reef_pb2 as pb
 
 TUS = {"Tus-Resumable": "1.0.0"}
 FILES = "/api/v1/uploads/files"
@@ -372,3 +377,118 @@ def test_a_question_overtakes_an_upload(http: httpx.Client) -> None:
         times.append(time.monotonic() - began)
     assert times
     assert sorted(times)[len(times) // 2] < 1.0, times
+
+
+# --- the same over gRPC
+
+
+@pytest.fixture
+def caller(library: Reef) -> Iterator[Caller]:
+    """A gRPC client of the library."""
+    with serving(library.settings) as served, calling(served.target) as client:
+        yield client
+
+
+def parts(files: dict[str, bytes], piece_bytes: int = 7, **to: Any) -> Iterator[pb.UploadPart]:
+    """Files as a stream."""
+    if to:
+        yield pb.UploadPart(to=pb.UploadTo(**to))
+    for name, content in files.items():
+        yield pb.UploadPart(file=pb.UploadFile(name=name))
+        for start in range(0, len(content), piece_bytes):
+            yield pb.UploadPart(data=content[start : start + piece_bytes])
+
+
+def test_grpc_from_upload_to_answer(caller: Caller) -> None:
+    """Files come in pieces, their upload is watched to its end, and they are found, listed and deleted."""
+    files = {"sky/comet.txt": b"a comet has a tail of dust", "sky/moon.txt": b"the moon has none"}
+    accepted = caller.documents.Upload(parts(files, stores=["alice"], name="sky"))
+    assert list(accepted.stores) == ["alice"]
+    assert [(one.name, one.size_bytes) for one in accepted.documents] == [(n, len(c)) for n, c in files.items()]
+    told = list(caller.documents.WatchUpload(pb.WatchUploadRequest(upload_id=accepted.upload_id)))
+    assert told[0].progress.snapshot
+    assert (told[-1].progress.state, dict(told[-1].progress.files)) == ("done", {"indexed": 2})
+    after = pb.WatchUploadRequest(upload_id=accepted.upload_id, after_seq=told[-1].seq)
+    assert list(caller.documents.WatchUpload(after)) == []
+    found = caller.documents.Query(pb.QueryRequest(query="comet dust", persona_id="alice", k=1))
+    assert (found.results[0].name, "dust" in found.results[0].text) == ("sky/comet.txt", True)
+    document_id = found.results[0].document_id
+    assert caller.documents.Get(pb.GetDocumentRequest(document_id=document_id)).state == "indexed"
+    caller.documents.Delete(pb.DeleteDocumentRequest(document_id=document_id))
+    listed = caller.documents.List(pb.ListDocumentsRequest(upload_id=accepted.upload_id))
+    assert [one.name for one in listed.documents] == ["sky/moon.txt"]
+
+
+def test_grpc_adds_to_an_open_upload(caller: Caller, http: httpx.Client) -> None:
+    """Files of two streams may belong to one upload, which REST made and closes."""
+    upload_id = http.post("/api/v1/uploads", json={"name": "two"}).json()["id"]
+    for n in range(2):
+        caller.documents.Upload(parts({f"{n}.txt": f"number {n} of two".encode()}, upload_id=upload_id))
+    assert http.get(f"/api/v1/uploads/{upload_id}").json()["state"] == "open"
+    http.post(f"/api/v1/uploads/{upload_id}/close")
+    assert ended(http, upload_id)["progress"]["files"] == {"indexed": 2}
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        ([], (grpc.StatusCode.INVALID_ARGUMENT, "no_files")),
+        ([pb.UploadPart(data=b"x")], (grpc.StatusCode.INVALID_ARGUMENT, "bad_order")),
+        ([pb.UploadPart()], (grpc.StatusCode.INVALID_ARGUMENT, "bad_order")),
+        ([*parts({"a.txt": b"x"}), pb.UploadPart(to=pb.UploadTo())], (grpc.StatusCode.INVALID_ARGUMENT, "bad_order")),
+        ([*parts({"../a.txt": b"x"})], (grpc.StatusCode.INVALID_ARGUMENT, "bad_name")),
+        ([*parts({"a.txt": b"x"}, stores=["nobody"])], (grpc.StatusCode.NOT_FOUND, "unknown_store")),
+        ([*parts({"a.txt": b"x"}, upload_id="none")], (grpc.StatusCode.NOT_FOUND, "unknown_upload")),
+        ([*parts({"a.txt": b"x" * 5_000_001}, 1_000_000)], (grpc.StatusCode.RESOURCE_EXHAUSTED, "file_too_large")),
+    ],
+)
+def test_grpc_refuses_and_keeps_nothing(
+    library: Reef, caller: Caller, sent: list[pb.UploadPart], said: tuple[grpc.StatusCode, str]
+) -> None:
+    """What is refused over HTTP is refused here, and its bytes do not stay."""
+    before = half_received(library)
+    with pytest.raises(grpc.RpcError) as caught:
+        caller.documents.Upload(iter(sent))
+    code, details = refused(caught.value)
+    assert (code, details["code"]) == said
+    until_discarded(library, before)
+
+
+def test_grpc_upload_that_is_cut_leaves_nothing(library: Reef, caller: Caller) -> None:
+    """A client that goes in the middle of a file leaves neither bytes nor a document."""
+    before = half_received(library)
+    begun, cut = threading.Event(), threading.Event()
+
+    def half() -> Iterator[pb.UploadPart]:
+        yield from parts({"half.txt": b"half of a file"}, name="half")
+        begun.set()
+        cut.wait(PATIENCE_S)
+
+    call = caller.documents.Upload.future(half())
+    assert begun.wait(PATIENCE_S)
+    call.cancel()
+    until_discarded(library, before)
+    cut.set()
+    assert not caller.documents.List(pb.ListDocumentsRequest(query="half.txt")).documents
+
+
+def test_grpc_program_of_the_documents_runs(library: Reef, tmp_path: Path) -> None:
+    """docs/grpc.md: upload, watch and query, with a client made of the proto alone."""
+    (tmp_path / "notes.txt").write_text("what the notes say: a limpet clings")
+    with serving(library.settings) as served:
+        told = run_documented(1, served.target, tmp_path).splitlines()
+    assert any("done {'indexed': 1}" in line for line in told)
+    assert any("limpet" in line for line in told)
+
+
+def half_received(library: Reef) -> set[Path]:
+    """Files of which bytes are missing; other tests of this file leave some."""
+    incoming = library.data_dir / "originals" / "incoming"
+    return set(incoming.iterdir()) if incoming.is_dir() else set()
+
+
+def until_discarded(library: Reef, before: set[Path]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while left := half_received(library) - before:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)

@@ -82,6 +82,8 @@ def test_the_front_door_loads_no_model_library() -> None:
         "ai_edge_litert",
         "tasks.chat",
         "workers",
+        "grpc",
+        "app.grpc_api",
     )
     code = f"import sys, app.factory; print([name for name in {heavy!r} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
