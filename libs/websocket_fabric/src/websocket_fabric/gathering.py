@@ -8,6 +8,7 @@ import zlib
 
 from websocket_fabric.codes import BAD_TEXT, TOO_BIG, Violation
 from websocket_fabric.deflate import Inflater
+from websocket_fabric.limits import Limits
 from websocket_fabric.messages import Data
 
 
@@ -15,13 +16,13 @@ class Gathering:
     """One message that did not come in one piece, or came compressed.
 
     It grows in place: a thousand fragments of one byte take the memory of a thousand bytes, empty ones none. Text is
-    decoded as it comes, so that what is no UTF-8 is refused at its first wrong byte.
+    checked as it comes, so that what is no UTF-8 is refused at its first wrong byte, and decoded at the end.
     """
 
     __slots__ = (
-        "_binary",
         "_bytes",
         "_bytes_max",
+        "_data",
         "_fragments",
         "_fragments_max",
         "_inflater",
@@ -30,12 +31,12 @@ class Gathering:
         "_wire",
     )
 
-    def __init__(self, *, text: bool, bytes_max: int, fragments_max: int, inflater: Inflater | None) -> None:
+    def __init__(self, limits: Limits, text: bool, inflater: Inflater | None) -> None:
         """`inflater`: for a compressed message."""
-        self._text = io.StringIO() if text else None
-        self._binary = None if text else io.BytesIO()
+        self._text = text
+        self._data = io.BytesIO()
         self._rest = b""
-        self._bytes_max, self._fragments_max = bytes_max, fragments_max
+        self._bytes_max, self._fragments_max = limits.message_bytes_max, limits.fragments_max
         self._wire = self._bytes = self._fragments = 0
         self._inflater = inflater
 
@@ -50,36 +51,38 @@ class Gathering:
         if self._fragments > self._fragments_max:
             raise Violation(TOO_BIG, f"a message may have {self._fragments_max} fragments")
 
-    def add(self, piece: bytes, *, last: bool) -> None:
+    def add(self, piece: bytes, last: bool) -> None:
         """The next bytes of the payload, unmasked; `last` with the end of the last frame. Raises Violation."""
-        if self._inflater is None:
-            self._keep(piece, last=last)
+        if self._inflater is not None:
+            self._inflate(self._inflater, piece, last)
             return
-        try:
-            for part in self._inflater.inflate(piece, last=last):
-                self._bytes += len(part)
-                if self._bytes > self._bytes_max:
-                    raise Violation(TOO_BIG, f"a message may have {self._bytes_max} bytes")
-                self._keep(part, last=False)
-        except zlib.error:
-            raise Violation(BAD_TEXT, "a message that cannot be inflated") from None
-        if last:
-            self._keep(b"", last=True)
+        if self._text:
+            self._check(piece, last)
+        self._data.write(piece)
 
     def whole(self) -> Data:
         """The message."""
-        if self._binary is not None:
-            return self._binary.getvalue()
-        return self._text.getvalue() if self._text is not None else ""
+        data = self._data.getvalue()
+        return data.decode() if self._text else data
 
-    def _keep(self, piece: bytes, *, last: bool) -> None:
-        if self._binary is not None:
-            self._binary.write(piece)
-        elif self._text is not None:
-            data = self._rest + piece if self._rest else piece
-            try:
-                text, used = codecs.utf_8_decode(data, "strict", last)
-            except UnicodeDecodeError:
-                raise Violation(BAD_TEXT, "text that is not UTF-8") from None
-            self._text.write(text)
-            self._rest = data[used:]
+    def _inflate(self, inflater: Inflater, packed: bytes, last: bool) -> None:
+        try:
+            for piece in inflater.inflate(packed, last=last):
+                self._bytes += len(piece)
+                if self._bytes > self._bytes_max:
+                    raise Violation(TOO_BIG, f"a message may have {self._bytes_max} bytes")
+                if self._text:
+                    self._check(piece, False)
+                self._data.write(piece)
+        except zlib.error:
+            raise Violation(BAD_TEXT, "a message that cannot be inflated") from None
+        if last and self._text:
+            self._check(b"", True)
+
+    def _check(self, piece: bytes, last: bool) -> None:
+        data = self._rest + piece if self._rest else piece
+        try:
+            _text, used = codecs.utf_8_decode(data, "strict", last)
+        except UnicodeDecodeError:
+            raise Violation(BAD_TEXT, "text that is not UTF-8") from None
+        self._rest = data[used:]

@@ -71,7 +71,11 @@ def message_frame(data: Data) -> bytes:
     else:
         kind, heads = WHOLE_BINARY, _BINARY_HEADS
     length = len(data)
-    return (heads[length] if length < 126 else _head(kind, length, 0)) + data
+    if length < 126:
+        return heads[length] + data
+    if length < 65536:
+        return bytes((kind, 126, length >> 8, length & 0xFF)) + data
+    return _head(kind, length, 0) + data
 
 
 def _head(kind: int, length: int, masked: int) -> bytes:
@@ -135,7 +139,7 @@ class Protocol:
         self._final = False
         """... and whether the message ends with it."""
         self._keys = b""
-        self.in_order = deflate is not None and deflate.context_takeover
+        self.in_order = self._compressor is not None and self._compressor.remembers
         """Every frame of `message` must be written, in the order in which they were made: they refer back."""
         self.out: list[bytes] = []
         """Frames that answer what came (pongs, the closing frame); the host writes and clears them."""
@@ -185,8 +189,8 @@ class Protocol:
                     at = after
                 else:
                     at = self._carefully(data, at, messages)
-            if at < end:
-                self._carefully(data, at, messages)
+            while at < end:
+                at = self._carefully(data, at, messages)
         except UnicodeDecodeError:
             self._fail(Violation(BAD_TEXT, "text that is not UTF-8"))
         except Violation as violation:
@@ -227,11 +231,12 @@ class Protocol:
         control = bool(first & CLOSE)
         if len(data) < (body + length if control else body):
             return -1
-        self._left, self._key = length, data[body - 4 : body] if self._masked else b""
+        key = data[body - 4 : body] if self._masked else b""
         if control:
-            self._control(first & 15, self._take(data, body))
+            payload = data[body : body + length]
+            self._control(first & 15, apply_mask(payload, key) if key else payload)
             return body + length
-        self._final = bool(first & FINAL)
+        self._left, self._key, self._final = length, key, first >= FINAL
         gathering = self._gathering = self._gathering or self._begin(first)
         gathering.announce(length)
         return self._payload(gathering, data, body, messages)
@@ -250,32 +255,24 @@ class Protocol:
             raise Violation(PROTOCOL_ERROR, "unexpected opcode")
 
     def _begin(self, first: int) -> Gathering:
-        return Gathering(
-            text=first & 15 == TEXT,
-            bytes_max=self._limits.message_bytes_max,
-            fragments_max=self._limits.fragments_max,
-            inflater=self._inflater if first & COMPRESSED else None,
-        )
+        inflater = self._inflater if first & COMPRESSED else None
+        return Gathering(self._limits, first & 15 == TEXT, inflater)
 
     def _payload(self, gathering: Gathering, data: bytes, at: int, messages: list[Data]) -> int:
         """What is there of the payload on its way, and the message where it ends with it; gives where that ends."""
-        piece = self._take(data, at)
+        piece = data[at : at + self._left]
+        taken = len(piece)
+        self._left -= taken
+        if self._masked:
+            piece = apply_mask(piece, self._key)
+            if self._left and taken & 3:
+                self._key = self._key[taken & 3 :] + self._key[: taken & 3]
         last = self._final and not self._left
-        gathering.add(piece, last=last)
+        gathering.add(piece, last)
         if last:
             messages.append(gathering.whole())
             self._gathering = None
-        return at + len(piece)
-
-    def _take(self, data: bytes, at: int) -> bytes:
-        """The next bytes of the payload on its way, unmasked."""
-        piece = data[at : at + self._left]
-        self._left -= len(piece)
-        if self._key and piece:
-            piece = apply_mask(piece, self._key)
-            turn = len(piece) & 3
-            self._key = self._key[turn:] + self._key[:turn]
-        return piece
+        return at + taken
 
     def _control(self, opcode: int, payload: bytes) -> None:
         if opcode == PING:
