@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 import redis
 
 from app import __version__
@@ -31,18 +34,36 @@ VECTORS_EVERY_S = 5.0
 """How often the live board asks the vector index for a sign of life."""
 
 
+class GatewayState(NamedTuple):
+    """ok, down or off, and the WebSockets that are open here and there."""
+
+    state: str
+    sockets_open: int
+
+
 class ReefStatus:
     """Safe to share between threads."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, client: redis.Redis, overview: Overview) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        client: redis.Redis,
+        overview: Overview,
+        gateway: Callable[[], GatewayState] = lambda: GatewayState("off", 0),
+    ) -> None:
+        """`gateway` says how that is, and how many WebSockets there are."""
         self._settings, self._ledger, self._client, self._overview = settings, ledger, client, overview
+        self._gateway = gateway
         self._vectors_at, self._vectors = 0.0, "off"
 
     def take(self) -> SystemStatus:
         """The status now. Devices are missing while the broker is down. Raises sqlalchemy.exc.SQLAlchemyError."""
         broker = self.broker()
         reports = self.reports() if broker == OK else {}
-        return self._status(reports, OK if broker == OK else "down", self.vectors())
+        gateway = self._gateway()
+        status = self._status(reports, OK if broker == OK else "down", self.vectors())
+        return msgspec.structs.replace(status, gateway=gateway.state, sockets_open=gateway.sockets_open)
 
     def board(self) -> Board:
         """The status now and the jobs to show with it. Raises redis.RedisError and sqlalchemy.exc.SQLAlchemyError."""

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import resource
 import sys
 from pathlib import Path
 from typing import Any
 
-FILES_WANTED = 65_536
-"""Open files: a socket per client, and Debian's default of 1024 is not many."""
 CONNECTIONS_MAX = 2_000
 GRACE_S = 5
 KEEPALIVE_S = 30
@@ -24,21 +19,9 @@ def main() -> int:
     from gevent import monkey
 
     monkey.patch_all()  # before anything else is imported, or threads and sockets would block the loop
-    from reef.settings import SettingsError, load_settings
+    from app.process import begin
 
-    try:
-        settings = load_settings()
-    except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - there is no log yet
-        return 2
-    if not settings.redis_url:
-        print("REEF_REDIS_URL is not set. `coral-reef up` starts a broker and this process with it.", file=sys.stderr)  # noqa: T201
-        return 2
-    _raise_file_limit()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    _server(settings).run()
+    _server(begin()).run()
     return 0
 
 
@@ -75,14 +58,6 @@ def _server(settings: Any) -> Any:
             return create_app(settings)
 
     return Server()
-
-
-def _raise_file_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, FILES_WANTED)
-    if soft < wanted:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -9,8 +10,10 @@ import msgspec
 import redis
 from flask import current_app
 
-from app.counts import WebCounts
+from app import handoff
+from app.counts import Process, WebCounts
 from app.desk import Desk
+from app.handoff import Gateway
 from app.markdown import Renderer
 from app.model_desk import ModelDesk
 from app.reef_status import ReefStatus
@@ -52,11 +55,15 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     uploads: Uploads
     status: ReefStatus
     models: ModelDesk
+    gateway: Gateway | None = None
+    """Where WebSockets go; None: they are served here."""
     spans: Spans | None = None
 
     def close(self) -> None:
         """Tell every client to come again and let go of the connections."""
         self.relay.close()
+        if self.gateway is not None:
+            self.gateway.close()
         if self.spans is not None:
             self.spans.close()
         self.uploads.flow.progress.close()
@@ -65,11 +72,11 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
 def build(
     settings: Settings,
     *,
-    process: str = "web",
+    process: Process = "web",
     subscription: Subscription | None = None,
     outside: Callable[..., Any] | None = None,
 ) -> Services:
-    """Make the parts. Nothing connects before the first request. Raises TopologyError.
+    """Make the parts of this process. Nothing connects before the first request. Raises TopologyError.
 
     `subscription`: how Redis is heard, by a thread unless told otherwise; `outside` calls what waits for the disk.
     """
@@ -85,11 +92,13 @@ def build(
         retry=None,
     )
     client = redis.Redis(connection_pool=pool)
-    counts = WebCounts()
+    counts = WebCounts(process)
+    gateway = handoff.gateway_of(settings, counts) if process == "web" else None
     dispatcher = Dispatcher(settings, topology)
     elsewhere = {} if outside is None else {"outside": outside}
     originals = Originals(settings.data_dir, reserve_bytes=settings.disk_reserve_bytes, **elsewhere)
-    status = ReefStatus(settings, ledger, client, Overview(ledger, client, topology))
+    holding = functools.partial(handoff.state, process, gateway, counts)
+    status = ReefStatus(settings, ledger, client, Overview(ledger, client, topology), holding)
     spans = open_spans(settings, process)
     flow = Flow(ledger, topology, originals, Progress(client, database), dispatcher.send_or_leave)
     hearing = subscription or ThreadSubscription(settings.redis_url)
@@ -106,6 +115,7 @@ def build(
         uploads=_uploads(settings, flow),
         status=status,
         models=ModelDesk(Keeping(settings, topology, database, client), ledger, topology, dispatcher.send_or_leave),
+        gateway=gateway,
         spans=spans,
     )
 

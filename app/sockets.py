@@ -1,4 +1,6 @@
-"""The WebSocket host: flask-sock, with what flask-sock 0.7 and simple-websocket 1.1 leave open closed here.
+"""Where WebSockets come in: they go to the gateway, and where there is none they are served here.
+
+The host here is flask-sock, with what flask-sock 0.7 and simple-websocket 1.1 leave open closed here.
 
 What they break: `send` instead of `sendall` (a slow reader gets a torn stream), no lock between the reader's pongs
 and our messages, an input list without a bound, no size limit, compression that cannot be refused (a small frame
@@ -17,7 +19,7 @@ from typing import Any
 
 import flask_sock
 import simple_websocket
-from flask import Flask
+from flask import Flask, Response, g, request
 from simple_websocket import ConnectionClosed
 from werkzeug.exceptions import BadRequest
 from wsproto.events import Message, TextMessage
@@ -26,6 +28,7 @@ from wsproto.utilities import ProtocolError
 from app.listener import Closed, Hopeless, Listener
 from app.services import Services, services
 from app.session import ENDS, FRAME_MAX, INBOX_MAX, TRY_LATER, ClientSession, TooLong, full
+from websocket_fabric.handshake import Refused, Request, accept
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +165,33 @@ def install(app: Flask) -> None:
     @sock.route(PATH)  # type: ignore[untyped-decorator]
     def ws(connection: BoundedServer) -> None:
         serve(connection, services())
+
+    serve_here = app.view_functions["ws"]
+
+    def view() -> Any:
+        _check_handshake()
+        gateway = services().gateway
+        if gateway is not None and gateway.hand_over(request.environ, g.request_id):
+            return HandedOver(status=101)
+        return serve_here()
+
+    app.view_functions["ws"] = view
+
+
+class HandedOver(Response):
+    """Ends a request whose socket belongs to another process now: gunicorn must write nothing and shut nothing down."""
+
+    def __call__(self, *_: Any) -> Any:
+        """WSGI. gunicorn takes a StopIteration for the end of the connection and closes its descriptor, no more."""
+        raise StopIteration
+
+
+def _check_handshake() -> None:
+    """Refuse in words what is no handshake. Raises BadRequest."""
+    try:
+        accept(Request(request.path, {name.lower(): value for name, value in request.headers.items()}))
+    except Refused as refused:
+        raise BadRequest(f"This is no WebSocket handshake: {refused.reason}") from None
 
 
 def serve(connection: BoundedServer, reef: Services) -> None:

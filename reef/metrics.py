@@ -1,7 +1,7 @@
 """Every Prometheus metric of the product, declared here; making one of another name is an error.
 
 Labels are bounded sets (pool, node, state, route …), never a user, a session or a run. A worker keeps its own registry
-and sends it as text in its heartbeat; the front door merges all of them into one page.
+and sends it as text in its heartbeat; the front door merges all of them and the gateway's into one page.
 """
 
 from __future__ import annotations
@@ -39,18 +39,30 @@ class Declared(msgspec.Struct, frozen=True):
 
 
 NODE = ("node", "pool")
+PROCESS = ("process",)
+"""Of the front door: web or gateway."""
 
 METRICS: dict[str, Declared] = {
     # front door
     "coralreef_http_requests_total": Declared("counter", "Requests answered.", ("route", "method", "status")),
     "coralreef_http_request_seconds": Declared("histogram", "Time to answer a request.", ("route",)),
-    "coralreef_websocket_connections": Declared("gauge", "Open WebSockets."),
-    "coralreef_event_streams": Declared("gauge", "Requests that stream a run's events or wait for its end."),
+    "coralreef_websocket_connections": Declared("gauge", "Open WebSockets by the process that holds them.", PROCESS),
+    "coralreef_event_streams": Declared("gauge", "Requests that stream a run's events or wait for its end.", PROCESS),
     "coralreef_event_rereads_total": Declared(
-        "counter", "Times a client was told from the stream or the ledger, not as it happened.", ("reason",)
+        "counter", "Times a client was told from the stream or the ledger, not as it happened.", ("reason", *PROCESS)
+    ),
+    "coralreef_turns_total": Declared("counter", "Turns by how the front door answered.", ("outcome", *PROCESS)),
+    "coralreef_handovers_total": Declared(
+        "counter", "WebSockets by whether the gateway took them, or why it did not.", ("outcome",)
+    ),
+    "coralreef_gateway_adoptions_total": Declared(
+        "counter", "Sockets that came to the gateway, by what became of them.", ("outcome",)
+    ),
+    "coralreef_gateway_messages_total": Declared("counter", "Messages of the gateway's WebSockets.", ("direction",)),
+    "coralreef_gateway_messages_dropped_total": Declared(
+        "counter", "Messages that the gateway threw away, because their client read too slowly or was gone."
     ),
     "coralreef_grpc_calls_total": Declared("counter", "gRPC calls by how they ended.", ("method", "code")),
-    "coralreef_turns_total": Declared("counter", "Turns by how the front door answered.", ("outcome",)),
     # ledger and devices, read when scraped
     "coralreef_jobs": Declared("gauge", "Jobs in the ledger by state.", ("state",)),
     "coralreef_pool_jobs": Declared("gauge", "Waiting and running jobs of a pool.", ("pool", "state")),
@@ -225,14 +237,14 @@ class DeviceMetrics:
         return generate_latest(self.registry).decode()
 
 
-class WorkerTexts(Collector):
-    """Merges the texts of all workers into one set of metric families."""
+class Texts(Collector):
+    """Merges the texts of several processes into one set of metric families."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = list(texts)
 
     def collect(self) -> Iterator[Metric]:
-        """One family per name, with the samples of every worker."""
+        """One family per name, with the samples of every process."""
         families: dict[str, Metric] = {}
         for text in self._texts:
             for family in text_string_to_metric_families(text):

@@ -18,7 +18,7 @@ from app.web import Answer, Call
 from reef import scrape
 from reef.contracts.jobs import ChatJob
 from reef.knowledge.documents import count_states
-from reef.metrics import WorkerTexts, gauge
+from reef.metrics import Texts, gauge
 from reef.nodes import Reports
 from reef.placement.serving import is_served
 from reef.topology import Pool
@@ -58,16 +58,18 @@ def readiness(services: Services) -> tuple[bool, dict[str, str]]:
 
 
 def metrics(call: Call) -> Response:
-    """Prometheus metrics of this process, the ledger and all workers."""
+    """Prometheus metrics of this process and its gateway, the ledger and all workers."""
     services = call.services
     registry = CollectorRegistry()
     _ledger_gauges(services, registry)
     reports = services.status.reports() if services.status.broker() == "ok" else {}
     _node_gauges(reports, registry)
     _operators_view(services, reports, registry)
-    registry.register(WorkerTexts(report.metrics for report in reports.values()))
-    text = generate_latest(services.counts.registry) + generate_latest(registry)
-    return Response(text, content_type=CONTENT_TYPE_PLAIN_0_0_4)
+    gateway = services.gateway.report() if services.gateway else None
+    # both count by the same names, which may stand in a page once
+    door = [services.counts.text(), *([gateway.metrics] if gateway else [])]
+    registry.register(Texts([*door, *(report.metrics for report in reports.values())]))
+    return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def openapi(_call: Call) -> Response:

@@ -126,6 +126,10 @@ class SystemStatus(msgspec.Struct, frozen=True, kw_only=True):
     """By which devices are given out; empty: every pool keeps those that queues.yaml names."""
     unplaced: list[DeviceStatus] = []
     """Devices that serve no pool now."""
+    gateway: str = "off"
+    """ok, down (the web process holds WebSockets itself meanwhile) or off (it always does)."""
+    sockets_open: int = 0
+    """WebSockets that this web process and its gateway hold. Not told live: each of the two knows only its own."""
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,8 @@ from reef.observing.overview import DOWN
 
 Row = dict[str, Any]
 Table = dict[str, Row]
-_APART = {"pools", "unplaced", "at"}
+_APART = {"pools", "unplaced", "at", "gateway", "sockets_open"}
+"""Told elsewhere in the board, or only by the web process itself."""
 
 
 class Board(msgspec.Struct, frozen=True):

@@ -269,7 +269,7 @@ def test_metrics_are_one_page_of_all_processes(web: Web, stage: Stage, answering
     assert 'coralreef_completion_tokens_total{node="chat-simulated",pool="chat"} 9.0' in text
     assert 'coralreef_node_up{node="chat-simulated",pool="chat"} 1.0' in text
     assert 'route="/api/v1/chat"' in text
-    assert 'coralreef_turns_total{outcome="accepted"}' in text
+    assert 'coralreef_turns_total{outcome="accepted",process="web"}' in text
     assert reply["run_id"] not in text
     assert reply["session_id"] not in text
     families = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}

@@ -257,7 +257,8 @@ def test_a_slow_reader_gets_every_token_in_the_end(web: Web, stage: Stage, text_
         act.done()
         events = client.until("done")
     assert text_of(events) == "".join(words)
-    assert 'coralreef_event_rereads_total{reason="slow"}' in web.metrics()
+    process = "gateway" if isinstance(web, WebAndGateway) else "web"
+    assert f'coralreef_event_rereads_total{{process="{process}",reason="slow"}}' in web.metrics()
 
 
 def test_a_flushed_broker_in_mid_reply_loses_no_word(web: Web, stage: Stage, text_of: TextOf) -> None:
