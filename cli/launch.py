@@ -20,6 +20,7 @@ import httpx
 import redis
 import sqlalchemy as sa
 
+from cli import gateway
 from cli.data_directory import DataDirectory, FlowerLogin
 from cli.errors import Problem
 from cli.machine import CODE, all_posts, is_loopback, local_posts, needs_vectors, read_topology, worker_spec
@@ -38,6 +39,8 @@ BROKER_READY_S = 30.0
 BROKER_STARTS_MAX = 3
 VECTORS_READY_S = 15.0
 """The start goes on without the vector store after this time; it may still come."""
+GATEWAY_READY_S = 15.0
+"""The start goes on without the gateway after this time; it may still come."""
 CRASHES_MIN = 2
 """Restarts after which a worker that never reported counts as unable to start."""
 READY_POLL_S = 0.1
@@ -224,6 +227,10 @@ class ReefProcesses:
 
     def _start_rest(self, topology: Topology) -> None:
         supervisor = self._running()
+        # before the web process, which then can hand over its first client
+        if gateway.is_wanted(self.settings):
+            probe = functools.partial(gateway.answers, self.settings)
+            supervisor.start(self._spec("gateway", _python("app.gateway"), probe, grace_s=WEB_GRACE_S))
         supervisor.start(self._spec("web", _python("app.serve"), self.client.lives, grace_s=WEB_GRACE_S))
         for post in local_posts(topology, self.settings.machine):
             supervisor.start(worker_spec(post, self._environment(node=post.node), self._hand_back))
@@ -291,6 +298,7 @@ class ReefProcesses:
         """
         try:
             self._running().wait_ready("web", timeout_s)
+            self._wait_gateway()
         except ProcessFailed as error:
             raise Problem(str(error)) from None
         topology = read_topology(self.settings)
@@ -315,6 +323,15 @@ class ReefProcesses:
                 )
             time.sleep(READY_POLL_S)
 
+    def _wait_gateway(self) -> None:
+        """A reef whose gateway does not come serves WebSockets all the same: nothing here ends the start."""
+        if not gateway.is_wanted(self.settings):
+            return
+        try:
+            self._running().wait_ready("gateway", GATEWAY_READY_S)
+        except ProcessFailed as error:
+            self._note(f"The web process holds WebSockets itself for now. {error}")
+
     def crashing(self, names: Collection[str]) -> set[str]:
         """Those of the processes that die again and again; their reason is at the end of their logs."""
         return {state.name for state in self.states() if state.name in names and state.restarts >= CRASHES_MIN}
@@ -324,7 +341,7 @@ class ReefProcesses:
         return self._running().states()
 
     def pids(self) -> dict[str, int]:
-        """Numbers of the running processes by name: broker, chroma, web, sweeper, flower, each worker by its node."""
+        """Numbers of the running processes by name: broker, chroma, gateway, web, sweeper, flower, workers by node."""
         return self._running().pids()
 
     def kill(self, name: str, signum: int = 9) -> int:
@@ -332,7 +349,7 @@ class ReefProcesses:
         return self._running().kill(name, signum)
 
     def stop(self, *, timeout_s: float | None = None) -> None:
-        """Stop all: web and workers finish what runs, then sweeper and Flower, the broker and Chroma last.
+        """Stop all: gateway, web and workers finish what runs, then sweeper and Flower, the broker and Chroma last.
 
         `timeout_s` shortens every process's grace. Safe to call twice and after a failed start.
         """

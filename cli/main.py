@@ -25,6 +25,7 @@ MODULES = {
     "keys": "cli.keys",
     "config": "cli.config",
     "web": "cli.services",
+    "gateway": "cli.services",
     "worker": "cli.services",
     "sweeper": "cli.services",
     "flower": "cli.services",

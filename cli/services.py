@@ -32,6 +32,19 @@ def web(host: str | None, port: int | None, data_dir: object) -> None:
 
 
 @click.command()
+@data_dir_option
+def gateway(data_dir: object) -> None:
+    """Run the gateway alone, beside a web process with the same data directory, whose WebSockets it holds.
+
+    Needs REEF_REDIS_URL. REEF_GRPC_PORT makes it serve the gRPC API.
+    """
+    settings = _connected(settings_with(data_dir=data_dir))
+    if not is_loopback(settings.host):
+        settings = settings.changed(require_api_key=True)
+    _become(settings, "app.gateway")
+
+
+@click.command()
 @click.option("--pool", "pool_name", help="A pool of queues.yaml; without it every device of this machine.")
 @click.option("--device", "device_name", help="One device of the pool; without --pool one that a strategy gives out.")
 @data_dir_option

@@ -119,7 +119,7 @@ def test_one_trace_shows_a_turn_from_the_front_door_to_its_last_word(start_reef:
         with collecting(port) as later:
             chat.finish(long)
             wait_for("spans after the collector came back", lambda: "write" in later.of(long.run_id), [])
-    logs = (reef.data_dir / "logs" / "web.log").read_text() + (
+    logs = (reef.data_dir / "logs" / "gateway.log").read_text() + (
         reef.data_dir / "logs" / "chat-simulated.log"
     ).read_text()
     assert 1 <= logs.count("traces are dropped") <= 4, "said once in each process and absence, not once a second"
@@ -129,7 +129,7 @@ def test_one_trace_shows_a_turn_from_the_front_door_to_its_last_word(start_reef:
 def check_trace(collector: Collector, run_id: str) -> None:
     """Parents, services and order of a run that was answered at once."""
     spans = collector.of(run_id)
-    assert spans["accept"]["service"] == "coral-reef-web"
+    assert spans["accept"]["service"] == "coral-reef-gateway", "that is where its frame came in"
     assert spans["accept"]["parent"] == ""
     assert {spans[name]["service"] for name in ("queue", "generate", "prompt", "write")} == {"coral-reef-worker"}
     assert spans["queue"]["parent"] == spans["generate"]["parent"] == spans["accept"]["id"]

@@ -148,14 +148,14 @@ def test_status_shows_processes_devices_and_queues(up: Up) -> None:
     """Everything that runs is listed with its memory; a simulated device is called so."""
     report = up.status()
     names = [process["name"] for process in report["processes"]]
-    assert names == ["broker", "web", "chat-simulated", "sweeper", "flower"]
+    assert names == ["broker", "gateway", "web", "chat-simulated", "sweeper", "flower"]
     for process in report["processes"]:
         assert process["state"] == "running"
         assert process["memory_bytes"] > 1_000_000
     (pool,) = report["reef"]["pools"]
     assert (pool["queue"], pool["devices"][0]["simulated"]) == ("chat", True)
     text = up.command("status").stdout
-    for part in ("broker", "chat-simulated", "(simulated)", report["flower"]["password"], "Broker  ok"):
+    for part in ("broker", "chat-simulated", "(simulated)", report["flower"]["password"], "Broker  ok", "Gateway  ok"):
         assert part in text
 
 
@@ -211,7 +211,7 @@ def test_no_secret_is_in_logs_or_on_command_lines(up: Up) -> None:
     endpoint = json.loads((up.data / "broker/endpoint.json").read_bytes())
     secrets = [endpoint["password"], up.status()["flower"]["password"]]
     texts = {path.name: path.read_text() for path in (up.data / "logs").iterdir()}
-    assert {"broker.log", "web.log", "chat-simulated.log", "sweeper.log", "flower.log"} <= set(texts)
+    assert {"broker.log", "gateway.log", "web.log", "chat-simulated.log", "sweeper.log", "flower.log"} <= set(texts)
     texts |= {
         f"command line of {name}": Path(f"/proc/{process.pid}/cmdline").read_text()
         for name, process in up.processes().items()
@@ -226,7 +226,7 @@ def test_ctrl_c_stops_everything_in_order(tmp_path: Path) -> None:
     running = Up(tmp_path / "reef", "--no-flower")
     running.wait_for("Ctrl-C stops everything")
     processes = running.processes()
-    assert set(processes) == {"broker", "web", "chat-simulated", "sweeper"}
+    assert set(processes) == {"broker", "gateway", "web", "chat-simulated", "sweeper"}
     assert running.end(signal.SIGINT) == 0
     assert "Stopping: running replies finish or are handed back" in running.output
     assert "Traceback" not in running.output

@@ -50,7 +50,7 @@ def test_it_starts_what_belongs_here_and_survives_the_broker(processes: ReefProc
     processes.start()
     processes.wait_ready(WAIT_S)
     pids = processes.pids()
-    assert set(pids) == {"broker", "web", "chat-simulated", "chat-simulated-1", "sweeper"}
+    assert set(pids) == {"broker", "gateway", "web", "chat-simulated", "chat-simulated-1", "sweeper"}
     assert processes.client.unready_checks().keys() == {"pool embed"}
     url = processes.settings.redis_url
     killed = processes.kill("broker", signal.SIGKILL)

@@ -132,7 +132,7 @@ def test_a_wrong_command_line_is_status_2(run: Runner) -> None:
 
 def test_parts_that_run_alone_need_a_broker(run: Runner) -> None:
     """`web`, `worker`, `sweeper` and `flower` say which setting is missing."""
-    for arguments in (["web"], ["worker", "--pool", "chat"], ["sweeper"], ["flower"], ["alive"]):
+    for arguments in (["web"], ["gateway"], ["worker", "--pool", "chat"], ["sweeper"], ["flower"], ["alive"]):
         assert "REEF_REDIS_URL is not set" in run.refusal(*arguments)
 
 

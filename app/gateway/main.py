@@ -1,0 +1,82 @@
+"""The gateway process: WebSockets that the web process accepted, in one uvloop.
+
+`coral-reef up` starts it; without it the web process holds its WebSockets itself. Reads its settings, puts the parts
+together, and takes them apart in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from contextlib import AsyncExitStack
+
+import uvloop
+
+from app.gateway import place
+from app.gateway.adoption import Adoption
+from app.gateway.host import SOCKETS_MAX, Host, limits
+from app.gateway.numbers import Numbers
+from app.gateway.subscription import LoopSubscription
+from app.gateway.threads import Threads
+from app.process import begin, files_max
+from app.services import Services, build
+from reef.settings import Settings
+from websocket_fabric import WebSocketServer
+
+log = logging.getLogger(__name__)
+
+FILES_RESERVED = 256
+"""Open files that are no client's: broker, database, logs, the web process's connections."""
+
+
+def main() -> int:
+    """Serve until a signal says stop."""
+    uvloop.run(serve(begin()))
+    return 0
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; then clients are told to come again, and what was sent to them still goes out.
+
+    Raises OSError where it cannot listen.
+    """
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    async with AsyncExitStack() as ends:  # they end in the opposite order
+        reef = build(settings, process="gateway", subscription=LoopSubscription(settings.redis_url))
+        ends.push_async_callback(asyncio.to_thread, reef.close)
+        threads = Threads()
+        ends.callback(threads.close)
+        adoption = await _hold_sockets(reef, threads, ends) if settings.gateway and place.supported() else None
+        ends.push_async_callback(_say_goodbye, reef, adoption)
+        log.info("the gateway serves")
+        await stop.wait()
+        log.info("the gateway stops")
+
+
+async def _hold_sockets(reef: Services, threads: Threads, ends: AsyncExitStack) -> Adoption:
+    server = WebSocketServer(limits=limits())
+    Host(reef, threads).install(server)
+    await server.start()
+    ends.push_async_callback(server.stop)
+    places = min(SOCKETS_MAX, files_max() - FILES_RESERVED)
+    adoption = Adoption(
+        server,
+        has_room=lambda: reef.counts.sockets_open < places,
+        report=Numbers(reef.counts, server.counts).report,
+        count=reef.counts.adopted,
+    )
+    ends.push_async_callback(adoption.close)
+    adoption.start(place.path_of(reef.settings))
+    return adoption
+
+
+async def _say_goodbye(reef: Services, adoption: Adoption | None) -> None:
+    """Let nobody else in and end every listener; what hosts a client tells it in the next turn of the loop."""
+    if adoption is not None:
+        adoption.stop()
+    reef.relay.close()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)

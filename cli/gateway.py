@@ -1,0 +1,27 @@
+"""The gateway as `coral-reef up` sees it: whether there is one, and whether it serves."""
+
+from __future__ import annotations
+
+from app.gateway import place
+from app.handoff import Gateway
+from reef.settings import Settings
+
+
+def is_wanted(settings: Settings) -> bool:
+    """Whether a gateway runs: it holds WebSockets where the platform can pass them on, and gRPC where that is on."""
+    return bool(settings.grpc_port) or _adopts(settings)
+
+
+def answers(settings: Settings) -> bool:
+    """Whether it takes sockets; one that serves gRPC only is not asked."""
+    if not _adopts(settings):
+        return True
+    gateway = Gateway(place.path_of(settings))
+    try:
+        return gateway.report() is not None
+    finally:
+        gateway.close()
+
+
+def _adopts(settings: Settings) -> bool:
+    return settings.gateway and place.supported()
