@@ -255,7 +255,11 @@ class WebSocketServer:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    # --- writing
+    # --- the turn of the loop
+
+    def deliver_soon(self, connection: Connection) -> None:
+        """Have handled what it set aside, once whoever made that possible is done."""
+        asyncio.get_running_loop().call_soon(connection.deliver_waiting)
 
     def schedule(self, connection: Connection) -> None:
         """Write what it gathered at the end of this turn of the loop: one callback for all connections."""

@@ -206,9 +206,10 @@ class Link(Writer):
         if self._opening is not None:
             self._me.abort()
         else:
-            self._deliver_waiting()
+            self.deliver_waiting()
 
-    def _deliver_waiting(self) -> None:
+    def deliver_waiting(self) -> None:
+        """Have handled what was set aside, where nothing is in the way."""
         if self._busy or self._held & DELIVERS_NOT:
             return
         if self._inbox:
@@ -244,7 +245,7 @@ class Link(Writer):
         if self._phase == CLOSED or self._held == before:
             return
         if before & DELIVERS_NOT and not self._held & DELIVERS_NOT and self._inbox:
-            asyncio.get_running_loop().call_soon(self._deliver_waiting)
+            self.server.deliver_soon(self._me)
         if not self._held:
             self._transport.resume_reading()
 

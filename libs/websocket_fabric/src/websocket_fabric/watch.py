@@ -27,8 +27,8 @@ class Watch:
 
     def __init__(self, limits: Limits) -> None:
         times_s = (limits.handshake_timeout_s, limits.idle_timeout_s, limits.ping_timeout_s, limits.close_timeout_s)
-        self._sweep_s = min(SWEEP_S, min(times_s) / TICKS_A_LIMIT_MIN)
-        self.handshake, self.idle, self.ping, self.close = (math.ceil(one / self._sweep_s) for one in times_s)
+        self.sweep_s = min(SWEEP_S, min(times_s) / TICKS_A_LIMIT_MIN)
+        self.handshake, self.idle, self.ping, self.close = (math.ceil(one / self.sweep_s) for one in times_s)
         self.tick = 0
         self._wheel: dict[int, dict[Connection, None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -38,7 +38,7 @@ class Watch:
     def start(self) -> None:
         """Begin to tick."""
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._sweep_s, self._sweep)
+            self._timer = asyncio.get_running_loop().call_later(self.sweep_s, self._sweep)
 
     def stop(self) -> None:
         """Stop ticking."""
@@ -65,7 +65,11 @@ class Watch:
             place.pop(connection, None)
 
     def _sweep(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._sweep_s, self._sweep)
+        self._timer = asyncio.get_running_loop().call_later(self.sweep_s, self._sweep)
+        self.advance()
+
+    def advance(self) -> None:
+        """One tick: look at those whose time has come."""
         self.tick += 1
         for connection in self._wheel.pop(self.tick, ()):
             ticks = connection.look()
