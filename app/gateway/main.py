@@ -1,4 +1,4 @@
-"""The gateway process: WebSockets that the web process accepted, in one uvloop.
+"""The gateway process: WebSockets that the web process accepted, and gRPC where it is on, in one uvloop.
 
 `coral-reef up` starts it; without it the web process holds its WebSockets itself. Reads its settings, puts the parts
 together, and takes them apart in order.
@@ -51,6 +51,8 @@ async def serve(settings: Settings) -> None:
         ends.callback(threads.close)
         adoption = await _hold_sockets(reef, threads, ends) if settings.gateway and place.supported() else None
         ends.push_async_callback(_say_goodbye, reef, adoption)
+        if settings.grpc_port:
+            await _serve_grpc(reef, threads, ends)
         log.info("the gateway serves")
         await stop.wait()
         log.info("the gateway stops")
@@ -71,6 +73,13 @@ async def _hold_sockets(reef: Services, threads: Threads, ends: AsyncExitStack) 
     ends.push_async_callback(adoption.close)
     adoption.start(place.path_of(reef.settings))
     return adoption
+
+
+async def _serve_grpc(reef: Services, threads: Threads, ends: AsyncExitStack) -> None:
+    from app.grpc_api.server import start  # here: a large library that most reefs do without
+
+    server = await start(reef, threads, host=reef.settings.host, port=reef.settings.grpc_port)
+    ends.push_async_callback(server.stop)
 
 
 async def _say_goodbye(reef: Services, adoption: Adoption | None) -> None:

@@ -28,7 +28,7 @@ NAMES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.va
 """Our services."""
 
 
-class CannotListen(Exception):
+class CannotListen(OSError):
     """The port cannot be had; the message says what to do."""
 
 

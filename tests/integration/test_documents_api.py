@@ -7,7 +7,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import grpc
 import httpx
 import openai
 import pytest
-from grpc_server import Caller, calling, refused, run_documented, serving
+from grpc_server import Caller, calling, refused, run_documented
 from websockets.sync.client import connect
 from whole_product import KNOWLEDGE_QUEUES, Reef, StartReef, running_reef
 
@@ -28,9 +28,11 @@ PATIENCE_S = 30.0
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reef]:
+def library(tmp_path_factory: pytest.TempPathFactory, pick_port: Callable[[], int]) -> Iterator[Reef]:
     """A running product whose simulated devices read and embed."""
-    with running_reef(tmp_path_factory.mktemp("library"), KNOWLEDGE_QUEUES, upload_file_bytes_max=5_000_000) as reef:
+    with running_reef(
+        tmp_path_factory.mktemp("library"), KNOWLEDGE_QUEUES, upload_file_bytes_max=5_000_000, grpc_port=pick_port()
+    ) as reef:
         yield reef
 
 
@@ -384,9 +386,14 @@ def test_a_question_overtakes_an_upload(http: httpx.Client) -> None:
 
 @pytest.fixture
 def caller(library: Reef) -> Iterator[Caller]:
-    """A gRPC client of the library."""
-    with serving(library.settings) as served, calling(served.target) as client:
+    """A gRPC client of the library's gateway."""
+    with calling(grpc_of(library)) as client:
+        grpc.channel_ready_future(client.channel).result(PATIENCE_S)
         yield client
+
+
+def grpc_of(library: Reef) -> str:
+    return f"127.0.0.1:{library.settings.grpc_port}"
 
 
 def parts(files: dict[str, bytes], piece_bytes: int = 7, **to: Any) -> Iterator[pb.UploadPart]:
@@ -472,11 +479,11 @@ def test_grpc_upload_that_is_cut_leaves_nothing(library: Reef, caller: Caller) -
     assert not caller.documents.List(pb.ListDocumentsRequest(query="half.txt")).documents
 
 
+@pytest.mark.usefixtures("caller")
 def test_grpc_program_of_the_documents_runs(library: Reef, tmp_path: Path) -> None:
     """docs/grpc.md: upload, watch and query, with a client made of the proto alone."""
     (tmp_path / "notes.txt").write_text("what the notes say: a limpet clings")
-    with serving(library.settings) as served:
-        told = run_documented(1, served.target, tmp_path).splitlines()
+    told = run_documented(1, grpc_of(library), tmp_path).splitlines()
     assert any("done {'indexed': 1}" in line for line in told)
     assert any("limpet" in line for line in told)
 

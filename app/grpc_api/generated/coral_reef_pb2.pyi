@@ -1908,6 +1908,8 @@ class SystemStatus(_message.Message):
     AT_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
     UNPLACED_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    SOCKETS_OPEN_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     flower_url: _builtins.str
     database: _builtins.str
@@ -1916,6 +1918,10 @@ class SystemStatus(_message.Message):
     """ok, down (chats go on, documents cannot be asked) or off."""
     at: _builtins.float
     strategy: _builtins.str
+    gateway: _builtins.str
+    """ok, down or off."""
+    sockets_open: _builtins.int
+    """WebSockets that the gateway holds."""
     @_builtins.property
     def model(self) -> Global___ModelStatus: ...
     @_builtins.property
@@ -1940,10 +1946,12 @@ class SystemStatus(_message.Message):
         at: _builtins.float = ...,
         strategy: _builtins.str = ...,
         unplaced: _abc.Iterable[Global___DeviceStatus] | None = ...,
+        gateway: _builtins.str = ...,
+        sockets_open: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "runs", b"runs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "broker", b"broker", "database", b"database", "flower_url", b"flower_url", "model", b"model", "pools", b"pools", "runs", b"runs", "strategy", b"strategy", "unplaced", b"unplaced", "vectors", b"vectors", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "broker", b"broker", "database", b"database", "flower_url", b"flower_url", "gateway", b"gateway", "model", b"model", "pools", b"pools", "runs", b"runs", "sockets_open", b"sockets_open", "strategy", b"strategy", "unplaced", b"unplaced", "vectors", b"vectors", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
