@@ -46,10 +46,14 @@ def submit(reef: Reef, count: int) -> list[str]:
     return ids
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["restart", "kill"])
-def test_a_broker_restart_in_mid_reply_is_not_noticed_by_the_reader(start_reef: StartReef, how: signal.Signals) -> None:
-    """The reply arrives whole on the same socket, written by the same worker process."""
-    reef = start_reef()
+@pytest.mark.parametrize(
+    ("how", "gateway"), [(signal.SIGTERM, False), (signal.SIGKILL, True)], ids=["restart, web", "kill, gateway"]
+)
+def test_a_broker_restart_in_mid_reply_is_not_noticed_by_the_reader(
+    start_reef: StartReef, how: signal.Signals, gateway: bool
+) -> None:
+    """The reply arrives whole on the same socket, whichever process holds it, written by the same worker process."""
+    reef = start_reef(gateway=gateway)
     worker = reef.processes.pids()["chat-simulated"]
     with ChatClient(reef.url) as chat:
         run = chat.follow(chat.say(TEXT * 3), tokens_at_least(5))

@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 from chat_client import ChatClient, tokens_at_least
-from whole_product import SIMULATED_QUEUES, StartReef
+from whole_product import SIMULATED_QUEUES, Reef, StartReef
 
 from app.serve import GRACE_S
 
@@ -18,8 +18,11 @@ TEXT = "Tell me something about the sea and its fish. " * 4
 
 
 def test_a_client_resumes_after_the_web_process_was_killed(start_reef: StartReef) -> None:
-    """kill -9 of the front door: after its restart every client gets the rest of its replies, each token once."""
-    reef = start_reef()
+    """kill -9 of the front door that holds its sockets itself: after its restart every client gets the rest of its
+    replies, each token once."""
+    reef = start_reef(gateway=False)
+    assert "gateway" not in reef.processes.pids()
+    assert reef.get("/api/v1/system/status")["gateway"] == "off"
     with ChatClient(reef.url) as first, ChatClient(reef.url) as second:
         run = first.follow(first.say(TEXT), tokens_at_least(5))
         second.runs[run.run_id] = type(run)(run.run_id, run.session_id)
@@ -48,9 +51,8 @@ def test_a_stop_waits_for_no_connection_that_is_merely_open(start_reef: StartRee
     assert "cut off" not in (reef.data_dir / "logs" / "web.log").read_text(encoding="utf-8")
 
 
-def test_random_reconnects_lose_and_double_no_token(start_reef: StartReef) -> None:
+def test_random_reconnects_lose_and_double_no_token(reef: Reef) -> None:
     """A client that drops its connection after every few tokens has the whole reply at the end."""
-    reef = start_reef()
     with ChatClient(reef.url) as chat:
         run = chat.say(TEXT)
         count = 0
@@ -65,9 +67,8 @@ def test_random_reconnects_lose_and_double_no_token(start_reef: StartReef) -> No
     assert reef.get(f"/api/v1/messages/{run.final['message_id']}")["content"] == run.text
 
 
-def test_a_disconnect_stops_nothing_and_stop_works_from_anywhere(start_reef: StartReef) -> None:
+def test_a_disconnect_stops_nothing_and_stop_works_from_anywhere(reef: Reef) -> None:
     """The run outlives its client; another client stops it, twice without harm, and what was said is kept."""
-    reef = start_reef()
     with ChatClient(reef.url) as chat:
         run = chat.follow(chat.say(TEXT * 4), tokens_at_least(3))
     with ChatClient(reef.url) as other:

@@ -1,0 +1,338 @@
+"""WebSockets live in the gateway, and nobody who chats notices when it dies, when it is frozen, or who floods it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from chat_client import ChatClient, Run, tokens_at_least
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.sync.client import connect as connect_sync
+from whole_product import SIMULATED_QUEUES, Reef, StartReef, running_reef
+
+PATIENCE_S = 30.0
+LONG = "Tell me about the sea. " * 80
+"""Answered with 1,200 tokens: there is time for a fault however slow the machine is. Then the reply is stopped."""
+
+
+def queues(streams: int, token_ms: int) -> str:
+    """One simulated device for so many conversations at once, at this pace."""
+    paced = SIMULATED_QUEUES.replace("model: simulated", f'model: "simulated:token_ms={token_ms}"')
+    paced = paced.replace("streams: 8", f"streams: {streams}").replace("waiting_max: 64", f"waiting_max: {streams}")
+    return paced.replace("tokens_max: 512", "tokens_max: 2000")
+
+
+@pytest.fixture(scope="module")
+def reef(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reef]:
+    """A running product for all tests of this file: each leaves it serving."""
+    with running_reef(tmp_path_factory.mktemp("gateway"), queues(128, 30)) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def gateway_serves(request: pytest.FixtureRequest) -> None:
+    """Every test begins with a gateway that takes sockets."""
+    if "reef" in request.fixturenames:
+        wait_for_gateway(request.getfixturevalue("reef"))
+
+
+def wait_for_gateway(reef: Reef) -> None:
+    """Until it says that it serves."""
+    wait_until(lambda: reef.get("/api/v1/system/status")["gateway"] == "ok", "the gateway")
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
+    """Poll something that has no event of its own."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s for: {what}"
+        time.sleep(0.02)
+
+
+def metric(reef: Reef, series: str) -> float:
+    """A number of /metrics, 0 where it is not there yet."""
+    with reef.client() as client:
+        found = re.search(rf"^{re.escape(series)} (\S+)$", client.get("/metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+HANDED = 'coralreef_handovers_total{outcome="handed_over"}'
+HELD_BY_GATEWAY = 'coralreef_websocket_connections{process="gateway"}'
+HELD_BY_WEB = 'coralreef_websocket_connections{process="web"}'
+
+
+class Crowd:
+    """Many streams over some sockets. Each socket comes again and resumes when it is lost."""
+
+    def __init__(self, url: str, sockets: int, streams: int) -> None:
+        self.url = url.replace("http", "ws", 1) + "/ws"
+        self.wanted = [streams // sockets + (n < streams % sockets) for n in range(sockets)]
+        self.runs: list[dict[str, Run]] = [{} for _ in range(sockets)]
+        self.sockets: dict[int, ClientConnection] = {}
+        self.reconnects = self.doubled = 0
+        self._stopping = False
+
+    @property
+    def all(self) -> list[Run]:
+        """Every run there is."""
+        return [run for runs in self.runs for run in runs.values()]
+
+    async def chat(self, fault: Callable[[], object]) -> None:
+        """Begin every stream; when all are live comes the fault; when all have gone on, each is stopped."""
+        async with asyncio.timeout(8 * PATIENCE_S), asyncio.TaskGroup() as group:
+            for n in range(len(self.wanted)):
+                group.create_task(self._one(n))
+            await self._until(lambda: len(self.all) == sum(self.wanted) and all(run.text for run in self.all))
+            assert not any(run.final for run in self.all), "they were to be live"
+            heard = {run.run_id: len(run.events) for run in self.all}
+            fault()
+            await self._until(lambda: self.reconnects >= len(self.wanted))
+            await self._until(lambda: all(len(run.events) > heard[run.run_id] for run in self.all))
+            self._stopping = True
+            for n, socket in self.sockets.items():
+                with contextlib.suppress(ConnectionClosed):  # it says so again when it is back
+                    await self._stop(n, socket)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await asyncio.sleep(0.02)
+
+    async def _one(self, n: int) -> None:
+        asked = 0
+        while asked < self.wanted[n] or self._unfinished(n):
+            self.sockets[n] = socket = await self._connect()
+            try:
+                for run in self._unfinished(n):
+                    await _send(socket, type="resume", run_id=run.run_id, last_seq=run.last_seq)
+                while asked < self.wanted[n]:
+                    await _send(socket, type="chat", persona_id="alice", message=LONG)
+                    asked += 1
+                if self._stopping:
+                    await self._stop(n, socket)
+                await self._read(n, socket)
+            except ConnectionClosed:
+                self.reconnects += 1
+            finally:
+                await socket.close()
+
+    def _unfinished(self, n: int) -> list[Run]:
+        return [run for run in self.runs[n].values() if run.final is None]
+
+    async def _stop(self, n: int, socket: ClientConnection) -> None:
+        for run in self._unfinished(n):
+            await _send(socket, type="stop", run_id=run.run_id)
+
+    async def _connect(self) -> ClientConnection:
+        while True:
+            try:
+                return await connect(self.url, compression=None, max_size=None, proxy=None, open_timeout=10)
+            except (OSError, WebSocketException, TimeoutError):
+                await asyncio.sleep(0.05)
+
+    async def _read(self, n: int, socket: ClientConnection) -> None:
+        runs = self.runs[n]
+        while len(runs) < self.wanted[n] or self._unfinished(n):
+            event: dict[str, Any] = json.loads(await socket.recv())
+            assert event.get("run_id"), event
+            run = runs.setdefault(event["run_id"], Run(event["run_id"], event["session_id"]))
+            self.doubled += 0 < event["seq"] <= run.last_seq
+            run.take(event)
+
+
+async def _send(socket: ClientConnection, **frame: Any) -> None:
+    await socket.send(json.dumps(frame))
+
+
+def kill_under(reef: Reef, sockets: int, streams: int) -> Crowd:
+    """kill -9 of the gateway while all these streams are live; each comes back, to whatever is there, and is whole."""
+    crowd = Crowd(reef.url, sockets, streams)
+    asyncio.run(crowd.chat(lambda: reef.processes.kill("gateway", signal.SIGKILL)))
+    with reef.client() as client:
+        for run in crowd.all:
+            assert run.final is not None
+            assert run.final["type"] == "stopped", run.final
+            assert "restarted" not in run.types, "no worker was touched"
+            assert client.get(f"/api/v1/messages/{run.final['message_id']}").json()["content"] == run.text
+    assert len(crowd.all) == streams
+    assert crowd.doubled == 0
+    return crowd
+
+
+def test_a_chat_goes_over_the_gateway_and_the_web_process_is_rid_of_it(reef: Reef) -> None:
+    """Its sockets are the gateway's alone: the web process holds no descriptor of them, and counts none."""
+    (worker,) = psutil.Process(reef.processes.pids()["web"]).children()
+    before, open_before = metric(reef, HANDED), worker.num_fds()
+    with contextlib.ExitStack() as stack:
+        chats = [stack.enter_context(ChatClient(reef.url)) for _ in range(20)]
+        for chat in chats:
+            chat.send({"type": "ping"})
+            assert chat.receive(PATIENCE_S) == {"type": "pong"}
+        assert metric(reef, HANDED) == before + 20
+        assert metric(reef, HELD_BY_GATEWAY) == 20
+        assert metric(reef, HELD_BY_WEB) == 0
+        assert reef.get("/api/v1/system/status")["sockets_open"] == 20
+        wait_until(lambda: worker.num_fds() < open_before + 10, "descriptors to be closed")
+        run = chats[0].finish(chats[0].say("hello"))
+    assert run.final is not None
+    assert reef.get(f"/api/v1/messages/{run.final['message_id']}")["content"] == run.text
+    wait_until(lambda: metric(reef, HELD_BY_GATEWAY) == 0, "the gateway to notice that they left")
+    assert metric(reef, 'coralreef_gateway_messages_total{direction="in"}') >= 21
+
+
+def test_a_killed_gateway_loses_and_doubles_nothing(reef: Reef) -> None:
+    """A hundred live streams on twelve sockets come back, to the web process or to its successor, and are whole."""
+    kill_under(reef, 12, 100)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_a_gateway_killed_under_a_thousand_streams(start_reef: StartReef) -> None:
+    """The same with a thousand live streams on a hundred sockets."""
+    big = start_reef(queues(1024, 1000).replace("deadline_s: 120", "deadline_s: 400"))
+    wait_for_gateway(big)
+    began = time.monotonic()
+    crowd = kill_under(big, 100, 1000)
+    print(f"{len(crowd.all)} streams, {crowd.reconnects} reconnects, {time.monotonic() - began:.0f} s")
+
+
+def test_a_gateway_that_is_told_to_stop_says_goodbye(reef: Reef) -> None:
+    """1001 with the words of the web process's own host, and whoever comes again is served at once."""
+    with ChatClient(reef.url) as chat:
+        run = chat.follow(chat.say("hello"), tokens_at_least(3))
+        pid = reef.processes.kill("gateway", signal.SIGTERM)
+        with pytest.raises(ConnectionClosed) as caught:
+            chat.finish(run)
+        assert caught.value.rcvd is not None
+        assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1001, "The server restarts; come again.")
+        chat.finish(run, reconnect=True)
+    wait_until(lambda: reef.processes.pids().get("gateway", pid) != pid, "its successor")
+    assert run.final is not None
+    assert reef.get(f"/api/v1/messages/{run.final['message_id']}")["content"] == run.text
+    assert "Traceback" not in (reef.data_dir / "logs" / "gateway.log").read_text()
+
+
+def test_streams_go_on_while_the_web_process_is_gone(reef: Reef) -> None:
+    """kill -9 of the front door: the sockets that the gateway holds do not even notice."""
+    with ChatClient(reef.url) as chat:
+        run = chat.follow(chat.say("hello"), tokens_at_least(3))
+        reef.processes.kill("web", signal.SIGKILL)
+        chat.finish(run)
+    assert run.final is not None
+    wait_until(lambda: web_answers(reef), "the web process")
+    assert reef.get(f"/api/v1/messages/{run.final['message_id']}")["content"] == run.text
+
+
+def web_answers(reef: Reef) -> bool:
+    """Whether the front door is there."""
+    try:
+        return bool(reef.get("/healthz"))
+    except httpx.TransportError:
+        return False
+
+
+def test_a_frozen_gateway_holds_up_nobody_who_comes(reef: Reef) -> None:
+    """The web process waits a quarter of a second, then serves the client itself; it keeps it when the other thaws."""
+    pid = reef.processes.pids()["gateway"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        with ChatClient(reef.url) as chat:
+            run = chat.follow(chat.say("hello"), tokens_at_least(2))
+            assert time.monotonic() - began < 5.0
+            assert reef.get("/api/v1/system/status")["gateway"] == "down"
+            assert reef.get("/api/v1/system/status")["sockets_open"] == 1
+            os.kill(pid, signal.SIGCONT)
+            chat.finish(run)
+            assert metric(reef, HELD_BY_WEB) == 1
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    withdrawn = 'coralreef_gateway_adoptions_total{outcome="withdrawn"}'
+    wait_until(lambda: metric(reef, withdrawn) >= 1, "the gateway to find that the offer was withdrawn")
+
+
+def test_a_foreign_page_is_refused_before_anything_is_handed_over(reef: Reef) -> None:
+    """So is a handshake that is none: in words, by the web process."""
+    before = metric(reef, HANDED)
+    url = reef.url.replace("http", "ws") + "/ws"
+    with pytest.raises(InvalidStatus) as caught:
+        connect_sync(url, origin="http://evil.example", proxy=None)
+    assert caught.value.response.status_code == httpx.codes.FORBIDDEN
+    with reef.client() as client:
+        broken = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+        answer = client.get("/ws", headers=broken)
+    assert answer.status_code == httpx.codes.BAD_REQUEST
+    assert "Sec-WebSocket-Key" in answer.json()["detail"]
+    assert metric(reef, HANDED) == before
+
+
+async def drown(url: str, frame: str, ends: Counter[int]) -> None:
+    """Send and never read, for a second or until it is ended."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            socket = await connect(url, compression=None, proxy=None, max_queue=1, close_timeout=0.1)
+            try:
+                while True:
+                    await socket.send(frame)
+                    await asyncio.sleep(0)
+            except ConnectionClosed as closed:
+                ends[closed.rcvd.code if closed.rcvd else 1006] += 1
+            finally:
+                socket.transport.abort()
+
+
+def test_a_flood_beyond_the_limits_is_not_felt_by_others(reef: Reef) -> None:
+    """Clients that send without reading wait or are ended; another's chat goes on, and its pings are answered."""
+    url = reef.url.replace("http", "ws") + "/ws"
+    flood = ['{"type":"ping"}', '{"type":"resume","run_id":"nobody","last_seq":0}', "[" * 9000]
+    took_s: list[float] = []
+    ends: Counter[int] = Counter()
+
+    def talk() -> Run:
+        with ChatClient(reef.url) as chat:
+            run, asked = chat.say("hello"), 0.0
+            while run.final is None:
+                kind = chat.receive(PATIENCE_S)["type"]
+                if kind == "pong":
+                    took_s.append(time.monotonic() - asked)
+                    asked = 0.0
+                elif kind == "token" and not asked:
+                    asked = time.monotonic()
+                    chat.send({"type": "ping"})
+            return run
+
+    async def storm() -> Run:
+        drowning = [asyncio.create_task(drown(url, frame, ends)) for frame in flood * 2]
+        run = await asyncio.to_thread(talk)
+        await asyncio.gather(*drowning)
+        return run
+
+    run = asyncio.run(storm())
+    assert run.final is not None
+    assert reef.get(f"/api/v1/messages/{run.final['message_id']}")["content"] == run.text
+    assert len(took_s) >= 5
+    assert sorted(took_s)[len(took_s) // 2] < 0.5, "others wait"
+    assert set(ends) <= {1006, 1013}, ends
+
+
+def test_a_frame_beyond_all_measure_ends_its_connection(reef: Reef) -> None:
+    """1009; one that is only too long is thrown away and answered."""
+    with connect_sync(reef.url.replace("http", "ws") + "/ws", proxy=None) as socket:
+        socket.send("x" * (300 * 1024))
+        assert json.loads(socket.recv(PATIENCE_S))["code"] == "too_long"
+        socket.send("x" * (2 * 1024 * 1024))
+        with pytest.raises(ConnectionClosed) as caught:
+            socket.recv(PATIENCE_S)
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 1009
