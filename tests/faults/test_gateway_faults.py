@@ -27,11 +27,21 @@ LONG = "Tell me about the sea. " * 80
 """Answered with 1,200 tokens: there is time for a fault however slow the machine is. Then the reply is stopped."""
 
 
-def queues(streams: int, token_ms: int) -> str:
-    """One simulated device for so many conversations at once, at this pace."""
-    paced = SIMULATED_QUEUES.replace("model: simulated", f'model: "simulated:token_ms={token_ms}"')
-    paced = paced.replace("streams: 8", f"streams: {streams}").replace("waiting_max: 64", f"waiting_max: {streams}")
-    return paced.replace("tokens_max: 512", "tokens_max: 2000")
+def queues(streams: int, token_ms: int, devices: str = "[simulated]") -> str:
+    """A pool of devices for so many conversations each, at this pace."""
+    changes = {
+        "devices: [simulated]": f"devices: {devices}",
+        "model: simulated": f'model: "simulated:token_ms={token_ms}"',
+        "streams: 8": f"streams: {streams}",
+        "waiting_max: 64": "waiting_max: 1024",
+        "deadline_s: 120": "deadline_s: 600",
+        "tokens_max: 512": "tokens_max: 2000",
+    }
+    text = SIMULATED_QUEUES
+    for before, after in changes.items():
+        assert before in text
+        text = text.replace(before, after)
+    return text
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +210,7 @@ def test_a_killed_gateway_loses_and_doubles_nothing(reef: Reef) -> None:
 @pytest.mark.timeout(600)
 def test_a_gateway_killed_under_a_thousand_streams(start_reef: StartReef) -> None:
     """The same with a thousand live streams on a hundred sockets."""
-    big = start_reef(queues(1024, 1000).replace("deadline_s: 120", "deadline_s: 400"))
+    big = start_reef(queues(250, 1000, '["simulated:0-3"]'))
     wait_for_gateway(big)
     began = time.monotonic()
     crowd = kill_under(big, 100, 1000)
