@@ -243,16 +243,19 @@ class Inflater:
         self._zlib: zlib._Decompress | None = None
         self._ends = 0
 
-    def inflate(self, packed: bytes, *, last: bool) -> Iterator[bytes]:
+    def inflate(self, packed: bytes, room: int, *, last: bool) -> Iterator[bytes]:
         """What these bytes of a message become, in pieces of INFLATE_BYTES at most. Raises zlib.error.
 
-        Whoever has had enough takes no further piece; what is left is not inflated.
+        `room`: how many bytes the message may still get; one more is given, to be noticed, and nothing after that is
+        inflated unless it is asked for.
         """
         if last:
             packed += TAIL
         context = self._zlib or self._fresh()
         while packed:
-            yield context.decompress(packed, INFLATE_BYTES)
+            piece = context.decompress(packed, min(INFLATE_BYTES, max(room, 0) + 1))
+            room -= len(piece)
+            yield piece
             packed = context.unconsumed_tail
             if context.eof:
                 # a sender may end its stream (RFC 7692, section 7.2.3.4); what follows is a new one

@@ -67,12 +67,12 @@ class Gathering:
 
     def _inflate(self, inflater: Inflater, packed: bytes, last: bool) -> None:
         try:
-            for piece in inflater.inflate(packed, last=last):
+            for piece in inflater.inflate(packed, self._bytes_max - self._bytes, last=last):
+                if self._text:
+                    self._check(piece, False)
                 self._bytes += len(piece)
                 if self._bytes > self._bytes_max:
                     raise Violation(TOO_BIG, f"a message may have {self._bytes_max} bytes")
-                if self._text:
-                    self._check(piece, False)
                 self._data.write(piece)
         except zlib.error:
             raise Violation(BAD_TEXT, "a message that cannot be inflated") from None
