@@ -67,7 +67,7 @@ class WebSocketServer:
         self.connections: dict[Connection, None] = {}
         """All that are open, or wait for on_connect."""
         self.arriving: set[Connection] = set()
-        """Those whose request is not here yet."""
+        """Those whose request is not here yet, or was refused."""
         self.buffer = memoryview(bytearray(RECEIVE_BYTES))
         self.delivery = Delivery()
         self.watch = Watch(self.limits)
@@ -225,8 +225,8 @@ class WebSocketServer:
         self.metrics.opened(connection)
 
     def refused(self, connection: Connection, status: int) -> None:
-        """The handshake was refused."""
-        self.arriving.discard(connection)
+        """The handshake was refused; the answer is on its way."""
+        self.arriving.add(connection)
         self.connections.pop(connection, None)
         self.groups.leave_all(connection)
         self.counts.handshakes_refused += 1

@@ -57,7 +57,7 @@ class Deflate:
     """9 to 15. A server can ask only those clients that say they can be asked."""
     peer_context_takeover: bool = False
     message_bytes_min: int = 256
-    """A shorter message is sent as it is."""
+    """A shorter message is sent as it is; 0 compresses every one, even where that makes it longer."""
 
     def __post_init__(self) -> None:
         for name, low, high in (

@@ -281,6 +281,7 @@ class Link(Writer):
         """Answer the handshake with an HTTP status."""
         self.server.refused(self._me, refused.status)
         if self._phase == CLOSED:
+            self.server.arriving.discard(self._me)
             return
         self._opening, self.pending = None, None
         self._phase = ENDING

@@ -314,7 +314,7 @@ class Protocol:
         payload, opcode = (data.encode(), TEXT) if isinstance(data, str) else (data, BINARY)
         if self._compressor is not None and len(payload) >= self._compress_min:
             packed = self._compressor.compress(payload)
-            if self.in_order or len(packed) < len(payload):
+            if self.in_order or not self._compress_min or len(packed) < len(payload):
                 return self._encode(opcode | COMPRESSED, packed)
         return self._encode(opcode, payload)
 
