@@ -1,4 +1,4 @@
-"""Servers of this library in the tests' own loop, and peers that speak to them over sockets, byte by byte if need be."""
+"""Servers of this library in the tests' own loop, and peers that speak to them over sockets, bytewise if need be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from websocket_fabric import Limits, WebSocketServer
 from websocket_fabric.handshake import ResponseReader, build_request, check_response
@@ -37,6 +37,10 @@ async def running(server: WebSocketServer) -> AsyncIterator[WebSocketServer]:
     try:
         yield server
     finally:
+        # a test that failed left them open, and uvloop does not end over sockets that nobody closed
+        for peer in Peer.opened:
+            peer.cut()
+        Peer.opened.clear()
         await server.stop()
 
 
@@ -48,7 +52,10 @@ def make(limits: Limits | None = None, **options: Any) -> WebSocketServer:
 class Peer:
     """One client."""
 
+    opened: ClassVar[list[Peer]] = []
+
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened.append(self)
         self.reader, self.writer = reader, writer
         self.protocol = Protocol("client", Limits(message_bytes_max=1 << 30))
         self.messages: list[str | bytes] = []

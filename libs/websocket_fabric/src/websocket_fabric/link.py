@@ -144,14 +144,16 @@ class Link(Writer):
         return closing
 
     def _end_of(self, protocol: Protocol, closing: bytes) -> None:
-        if self._phase < ENDING:
+        if self._phase < CLOSING and not self._farewell:
             self.close_code, self.close_reason = protocol.close_code, protocol.close_reason
         if self._phase == CLOSING:
             self._phase = ENDING
             if self.outbox is None or not self.outbox.closing:
                 self._transport.close()
-        elif self._phase < CLOSING:
-            self.depart(closing) if protocol.close_received else self.part(closing)
+        elif self._phase == OPEN and protocol.close_received:
+            self.depart(closing)
+        elif self._phase == OPEN or not protocol.close_received:
+            self.part(closing or self._farewell)
 
     def _control(self, frame: bytes) -> None:
         if self._phase > LEAVING:

@@ -51,7 +51,7 @@ class Metrics:
         """A connection is open."""
 
     def closed(self, connection: Connection, code: int) -> None:
-        """It is gone; 1006 where it ended without a closing handshake."""
+        """It is gone; 1006 where nobody said goodbye."""
 
     def handshake_refused(self, status: int) -> None:
         """Somebody got this HTTP status instead of a connection."""

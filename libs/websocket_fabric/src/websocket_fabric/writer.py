@@ -63,7 +63,7 @@ class Writer(asyncio.BufferedProtocol):
         self.state: Any = None
         """Whatever the application keeps with it."""
         self.close_code = ABNORMAL
-        """Why it ended, for on_close."""
+        """Why it ended, for on_close: the code of who said goodbye first, or 1006 where nobody did."""
         self.close_reason = ""
         self.rtt_s = 0.0
         """Between the last ping and its pong; 0 before the first."""
