@@ -9,6 +9,7 @@ import random
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 from websocket_fabric.handshake import Request, accept, parse_request
 from websocket_fabric.limits import Limits
@@ -45,6 +46,8 @@ class Peer:
     async def receive(self) -> Data | None:
         """The next message; None at the end."""
         while not self._arrived:
+            if self.protocol.closed:
+                return None
             data = await self.reader.read(65536)
             if not data:
                 return None
@@ -53,8 +56,6 @@ class Peer:
                 self.flush()
             else:
                 self.protocol.out.clear()
-            if self.protocol.closed and not self._arrived:
-                return None
         return self._arrived.pop(0)
 
     def flush(self) -> None:
@@ -77,7 +78,7 @@ class Peer:
 
 
 @contextlib.asynccontextmanager
-async def peers(script: Callable[[Peer], Awaitable[None]], **options: object) -> AsyncIterator[int]:
+async def peers(script: Callable[[Peer], Awaitable[None]], *, port: int = 0, **options: Any) -> AsyncIterator[int]:
     """A server at the port that is given, which runs the script with each client after its handshake.
 
     What a script raises is raised here: a check in it cannot be missed.
@@ -96,14 +97,18 @@ async def peers(script: Callable[[Peer], Awaitable[None]], **options: object) ->
             failures.append(error)
         finally:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(serve(reader, writer))
         running.add(task)
         task.add_done_callback(running.discard)
+        # also where it was cancelled before its first step
+        task.add_done_callback(lambda _task: writer.close())
 
-    port = free_port()
-    server = await asyncio.start_server(begin, "127.0.0.1", port, **options)  # type: ignore[arg-type]
+    port = port or free_port()
+    server = await asyncio.start_server(begin, "127.0.0.1", port, **options)
     try:
         yield port
     finally:
@@ -124,35 +129,39 @@ class Breaker:
     """
 
     def __init__(self, port: int, seed: int, bytes_mean: int) -> None:
-        self._port = port
+        self.port = port
         self._random = random.Random(seed)
         self._bytes_mean = bytes_mean
         self.cuts = 0
         self.resets = 0
-        self.mends_after: int | None = None
-        """After this many cuts it lets everything through."""
 
     async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        forward = asyncio.ensure_future(self._pump(reader, up_writer))
-        whole = self.mends_after is not None and self.cuts >= self.mends_after
-        left = 1 << 40 if whole else int(self._random.expovariate(1 / self._bytes_mean))
+        up_writer: asyncio.StreamWriter | None = None
         try:
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.port)
+            async with asyncio.TaskGroup() as both:
+                forward = both.create_task(self._pump(reader, up_writer))
+                await self._until_cut(up_reader, writer)
+                forward.cancel()
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+            if up_writer is not None:
+                up_writer.transport.abort()
+
+    async def _until_cut(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        left = int(self._random.expovariate(1 / self._bytes_mean))
+        with contextlib.suppress(ConnectionError):
             while left > 0:
-                data = await up_reader.read(min(left, 4096))
+                data = await reader.read(min(left, 4096))
                 if not data:
                     return
                 writer.write(data)
                 left -= len(data)
                 await writer.drain()
             self._cut(writer)
-        except ConnectionError:
-            pass
-        finally:
-            forward.cancel()
-            writer.close()
-            up_writer.transport.abort()
 
     def _cut(self, writer: asyncio.StreamWriter) -> None:
         self.cuts += 1

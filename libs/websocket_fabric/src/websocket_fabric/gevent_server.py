@@ -214,7 +214,7 @@ class GeventServer(WebSocketServer):
             if transport is not None:
                 transport.abort()
                 if transport.greenlet is not here:
-                    gevent.kill(transport.greenlet, block=False)
+                    transport.greenlet.kill(block=False)
 
     def serve(self) -> None:
         """Serve until SIGINT or SIGTERM, then stop gracefully."""
