@@ -260,7 +260,7 @@ class Listener:
             raise Closed
         if not may_read and self._must_read():
             return None
-        self._follow_started()
+        self._follow_started(may_read=may_read)
         items = self._control[:]
         del self._control[: len(items)]  # another thread may have added one meanwhile
         for follower in list(self.followers.values()):
@@ -284,14 +284,16 @@ class Listener:
 
     def _must_read(self) -> bool:
         now = time.monotonic()
-        return (
-            bool(self._look_at)
-            or any(follower.must_read(now) for follower in self.followers.values())
-            or any(upload.must_read(now) for upload in self.uploads.values())
-        )
+        for follower in self.followers.values():
+            if follower.must_read(now):
+                return True
+        for upload in self.uploads.values():
+            if upload.must_read(now):
+                return True
+        return bool(self._look_at)
 
-    def _follow_started(self) -> None:
-        while self._look_at:
+    def _follow_started(self, *, may_read: bool) -> None:
+        while may_read and self._look_at:
             session_id = self._look_at.pop()
             for job in self._relay.active_runs(session_id):
                 _keep(self._started, job.id)
@@ -338,13 +340,11 @@ class Listener:
         """The same, where its end or its text was not to be had from the stream: as the records tell it."""
         if follower.done and follower.torn:
             return self._mend(follower, told)
-        if follower.ended is not None and not follower.done and not self._more_stored(follower):
+        # a stream that cannot be read does not keep us from telling an end that the database knows
+        more_stored = follower.behind and not follower.retry_at
+        if follower.ended is not None and not follower.done and not more_stored:
             return told + self._ending(follower, follower.ended)
         return told
-
-    def _more_stored(self, follower: Follower) -> bool:
-        # a stream that cannot be read does not keep us from telling an end that the database knows
-        return follower.behind and not follower.retry_at
 
     def _replay(self, follower: Follower) -> list[Item]:
         if follower.overtaken:

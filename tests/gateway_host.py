@@ -38,8 +38,9 @@ class GatewayHost:
         """End it as the gateway ends: clients are told to come again."""
 
         async def end() -> None:
-            self.reef.close()
+            self.host.close()
             await self.server.stop()
+            self.reef.close()
             self.threads.close()
 
         self.loop.call(end())

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from app.desk import ACCEPT_WAIT_S, overloaded
 from app.gateway.threads import Threads
 from app.items import Item
-from app.listener import Hopeless
+from app.listener import Closed, Hopeless
 from app.services import Services
 from app.session import BLOCKING, ENDS, FRAME_MAX, INBOX_MAX, TRY_LATER, ClientSession, TooLong, full
 from reef.contracts.frames import ChatFrame, Frame
@@ -79,7 +79,9 @@ class Client:
         """Send what there is to tell, if the client takes it."""
         if self._over:
             return
-        if self._reading is not None or self._draining is not None or self._held:
+        if self._host.reef.relay.closing:
+            self._end(Closed())
+        elif self._reading is not None or self._draining is not None or self._held:
             if self.listener.overflowed:
                 self._end(Hopeless())
         elif self.connection.outbox is not None:
@@ -114,7 +116,7 @@ class Client:
         for n, one in enumerate(told, 1):
             send(one.text)
             size += len(one.text)
-            if size >= SLICE_CHARS:
+            if size >= SLICE_CHARS and n < len(told):
                 self._held = told[n:]
                 self._host.loop.call_soon(self._go_on)
                 return
@@ -161,12 +163,19 @@ class Host:
         self.loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._woken: list[Client] = []
+        self._clients: dict[Client, None] = {}
 
     def install(self, server: WebSocketServer) -> None:
         """Serve the connections of this server."""
         server.on_connect(self._opened)
         server.on_message(self._said)
         server.on_close(self._closed)
+
+    def close(self) -> None:
+        """Tell every client to come again. The server is stopped after this, the parts are closed after that."""
+        self.reef.relay.close()
+        for client in tuple(self._clients):
+            client.pump()
 
     def wake(self, client: Client) -> None:
         """Something may have to be sent to it. Called from any thread, with the relay's lock held."""
@@ -183,16 +192,18 @@ class Host:
             client.pump()
 
     def _opened(self, connection: Connection) -> None:
-        if self.reef.counts.sockets_open >= SOCKETS_MAX:
+        if len(self._clients) >= SOCKETS_MAX:
             connection.close(TRY_LATER, full(SOCKETS_MAX))
             return
         self.reef.counts.socket(1)
-        connection.state = Client(self, connection)
+        connection.state = client = Client(self, connection)
+        self._clients[client] = None
 
     def _closed(self, connection: Connection) -> None:
         client: Client | None = connection.state
         if client is not None:
             connection.state = None
+            del self._clients[client]
             self.reef.counts.socket(-1)
             client.left()
 

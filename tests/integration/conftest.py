@@ -258,9 +258,9 @@ class Web:
         with self.client() as http:
             return http.get("/metrics").text
 
-    def socket(self, **options: Any) -> Socket:
-        """A WebSocket to it."""
-        return Socket(connect(self.ws_url, open_timeout=PATIENCE_S, proxy=None, **options))
+    def socket(self, at: str = "", **options: Any) -> Socket:
+        """A WebSocket to it, or to what serves its sessions at another address."""
+        return Socket(connect(at or self.ws_url, open_timeout=PATIENCE_S, proxy=None, **options))
 
 
 class WebAndGateway(Web):
@@ -268,11 +268,11 @@ class WebAndGateway(Web):
 
     def __init__(self, web: Web, gateway: GatewayHost) -> None:
         super().__init__(web.settings, web.stage)
-        self.ws_url, self._gateway = gateway.url, gateway
+        self.ws_url, self.gateway = gateway.url, gateway
 
     def metrics(self) -> str:
         """What the gateway counts."""
-        return self._gateway.metrics()
+        return self.gateway.metrics()
 
 
 class Socket:
