@@ -49,10 +49,10 @@ async def serve(settings: Settings) -> None:
         ends.push_async_callback(asyncio.to_thread, reef.close)
         threads = Threads()
         ends.callback(threads.close)
+        if settings.grpc_port:
+            await _serve_grpc(reef, threads, ends)  # first: where its port is taken, no socket is adopted and dropped
         adoption = await _hold_sockets(reef, threads, ends) if settings.gateway and place.supported() else None
         ends.push_async_callback(_say_goodbye, reef, adoption)
-        if settings.grpc_port:
-            await _serve_grpc(reef, threads, ends)
         log.info("the gateway serves")
         await stop.wait()
         log.info("the gateway stops")
