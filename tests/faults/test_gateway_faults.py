@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -199,6 +200,33 @@ def test_a_chat_goes_over_the_gateway_and_the_web_process_is_rid_of_it(reef: Ree
     assert reef.get(f"/api/v1/messages/{run.final['message_id']}")["content"] == run.text
     wait_until(lambda: metric(reef, HELD_BY_GATEWAY) == 0, "the gateway to notice that they left")
     assert metric(reef, 'coralreef_gateway_messages_total{direction="in"}') >= 21
+
+
+def test_a_frame_that_came_with_its_handshake_is_not_lost(reef: Reef) -> None:
+    """On a connection that served a request before: gunicorn had read the frame already, and the gateway answers it."""
+    address = httpx.URL(reef.url)
+    before = metric(reef, HANDED)
+    head = f"HTTP/1.1\r\nHost: {address.netloc.decode()}\r\n"
+    upgrade = f"{head}Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    ping = b'\x81\x8f\0\0\0\0{"type":"ping"}'
+    with socket.create_connection((address.host, address.port), timeout=PATIENCE_S) as raw:
+        raw.sendall(f"GET /healthz {head}\r\n".encode())
+        assert receive(raw, b'{"status":"ok"}').startswith(b"HTTP/1.1 200")
+        raw.sendall(f"GET /ws {upgrade}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode() + ping)
+        answer = receive(raw, b'{"type":"pong"}')
+    assert answer.startswith(b"HTTP/1.1 101")
+    assert answer.count(b"HTTP/1.1") == 1, "two processes answered"
+    assert metric(reef, HANDED) == before + 1
+
+
+def receive(raw: socket.socket, end: bytes) -> bytes:
+    """What comes until these bytes have come."""
+    data = b""
+    while not data.endswith(end):
+        more = raw.recv(65_536)
+        assert more, data
+        data += more
+    return data
 
 
 def test_a_killed_gateway_loses_and_doubles_nothing(reef: Reef) -> None:
