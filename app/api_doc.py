@@ -57,7 +57,8 @@ Text frames, one JSON object each, at most 256 KiB. A frame that cannot be used 
 has no `run_id`, and the socket stays open. `seq` grows within a run and has gaps where it was restarted: keep the
 highest one you saw and send it as `last_seq` to resume. `seq` 0 marks a reading that is not part of the run's log.
 A client that reads too slowly is brought up to date from the run's log; nothing is lost. Close code 1001: the server
-restarts, come again. 1013: too many connections, or you send faster than you read.
+restarts, come again. 1013: too many connections, or you send faster than you read. 1009: a frame beyond 1 MiB, where a
+gateway holds the connection.
 
 A chat turn is told as `queued` (repeated with `seq` 0 while it waits), `started`, `typing`, `token` …, and `done`,
 `stopped` or `error`. `restarted` means: drop the text received so far for this run, it is told again. With

@@ -90,7 +90,7 @@ class _Link(asyncio.Protocol):
 
 
 class LoopSubscription(Subscription):
-    """Made, started and closed in the loop; `flush` may be called from any thread."""
+    """Made in the loop; all else may be called from any thread."""
 
     def __init__(self, redis_url: str) -> None:
         super().__init__()
@@ -131,8 +131,12 @@ class LoopSubscription(Subscription):
     def close(self) -> None:
         """Hang up for good."""
         self.closing = True
-        if self._task is not None:
+        if self._task is None:
+            return
+        if threading.get_ident() == self._loop_thread:
             self._task.cancel()
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._task.cancel)
 
     async def _keep_connected(self) -> None:
         failures = 0
