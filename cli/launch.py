@@ -142,6 +142,7 @@ class ReefProcesses:
                 f"Stop the program that listens there (ss -ltnp 'sport = :{port}' names it), "
                 f"or choose another port: --port {broker.free_port()} or REEF_PORT.",
             )
+        gateway.check_port(self.settings)
 
     def _start_broker(self) -> None:
         if self.settings.redis_url:

@@ -64,6 +64,19 @@ def test_a_busy_port(run: Runner) -> None:
     assert "--port 2" in text or "--port 3" in text
 
 
+def test_a_busy_port_of_the_grpc_api(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken by another program, or by the page itself: told before anything is started."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        monkeypatch.setenv("REEF_GRPC_PORT", port)
+        text = run.refusal("up")
+        assert f"REEF_GRPC_PORT is {port}, which is taken on 127.0.0.1" in text
+        assert "REEF_GRPC_PORT=2" in text or "REEF_GRPC_PORT=3" in text
+    free = str(broker.free_port())
+    monkeypatch.setenv("REEF_GRPC_PORT", free)
+    assert f"REEF_GRPC_PORT is {free}" in run.refusal("up", "--port", free)
+
+
 def test_an_address_of_another_machine(run: Runner) -> None:
     """A host that is not ours is not called a busy port only."""
     assert "192.0.2.1 is no address of this machine" in run.refusal("up", "--host", "192.0.2.1")

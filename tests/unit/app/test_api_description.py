@@ -71,10 +71,12 @@ def test_the_version_is_the_projects() -> None:
     assert project["project"]["version"] == __version__
 
 
-def test_the_front_door_loads_no_model_library() -> None:
-    """Importing the factory brings in nothing that computes, and no task body."""
+@pytest.mark.parametrize("process", ["factory", "gateway.main"])
+def test_the_front_door_loads_no_model_library(process: str) -> None:
+    """Importing either process of it brings in nothing that computes, and no task body."""
     heavy = (
         "numpy",
+        "chromadb",
         "openvino",
         "openvino_genai",
         "xllamacpp",
@@ -85,6 +87,6 @@ def test_the_front_door_loads_no_model_library() -> None:
         "grpc",
         "app.grpc_api",
     )
-    code = f"import sys, app.factory; print([name for name in {heavy!r} if name in sys.modules])"
+    code = f"import sys, app.{process}; print([name for name in {heavy!r} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
