@@ -29,10 +29,13 @@ from reef.settings import Settings
 
 log = logging.getLogger(__name__)
 
-HANDOVER_S = 0.25
-"""A gateway that answers later is busy or frozen; a person does not notice this much."""
+HANDOVER_S = 0.5
+"""A gateway that answers later is busy or frozen; a person hardly notices this much."""
+ASK_S = 1.0
+"""Whoever asks how it is has more patience."""
 REST_S = 1.0
-"""After that it is left alone this long, so that a frozen one costs a client now and then, not every one."""
+"""A gateway that did not take a client in time is left alone this long: then a frozen one holds up a client now and
+then, not every one."""
 CONNECTIONS_MAX = 16
 """Clients that are being handed over at once, each on a connection of its own."""
 NOT_NEEDED = frozenset({"authorization", "cookie"})
@@ -72,8 +75,10 @@ class Gateway:
     def report(self) -> Report | None:
         """How the gateway is, None where it does not say."""
         try:
-            answer = self._exchange(handover.encode(Ask()), None)
-        except (_NoAnswer, msgspec.DecodeError):
+            with place.connect(self._path, ASK_S) as connection:
+                connection.send(handover.encode(Ask()))
+                answer = handover.decode_answer(connection.recv(handover.ANSWER_BYTES_MAX))
+        except (OSError, msgspec.DecodeError):
             return None
         return answer if isinstance(answer, Report) else None
 
@@ -102,7 +107,7 @@ class Gateway:
             return answer.reason
         return "handed_over" if isinstance(answer, Taken) else "unclear"
 
-    def _exchange(self, message: bytes, passed: socket.socket | None) -> Answer:
+    def _exchange(self, message: bytes, passed: socket.socket) -> Answer:
         """Raises _NoAnswer and msgspec.DecodeError."""
         if time.monotonic() < self._rests_until or not self._places.acquire(timeout=HANDOVER_S):
             raise _NoAnswer("busy")
@@ -118,7 +123,7 @@ class Gateway:
         finally:
             self._places.release()
 
-    def _send(self, message: bytes, passed: socket.socket | None) -> bytes:
+    def _send(self, message: bytes, passed: socket.socket) -> bytes:
         """Raises TimeoutError and OSError."""
         with contextlib.suppress(queue.Empty):
             while True:
@@ -127,12 +132,9 @@ class Gateway:
                     return self._send_on(kept, message, passed)
         return self._send_on(place.connect(self._path, HANDOVER_S), message, passed)
 
-    def _send_on(self, connection: socket.socket, message: bytes, passed: socket.socket | None) -> bytes:
+    def _send_on(self, connection: socket.socket, message: bytes, passed: socket.socket) -> bytes:
         try:
-            if passed is None:
-                connection.send(message)
-            else:
-                socket.send_fds(connection, [message], [passed.fileno()])
+            socket.send_fds(connection, [message], [passed.fileno()])
             answer = connection.recv(handover.ANSWER_BYTES_MAX)
         except BaseException as error:
             late = _withdraw(connection)

@@ -58,6 +58,7 @@ class Shared:
         (self.directory / "data").mkdir()
         migrate(f"sqlite:///{self.directory / 'data' / 'reef.db'}")
         wait_for("the broker", self._answers, self.parts)
+        self._run("gateway", product("gateway"), self.environment("web"))
         self._run("web", product("web", "--port", str(self.web_port)), self.environment("web"))
         self._run("sweeper", product("sweeper"), self.environment("sweeper"))
         self._run("worker", product("worker"), self.environment("worker"))
@@ -76,9 +77,10 @@ class Shared:
         """Whether every pool serves."""
         try:
             checks = httpx.get(f"{self.url}/readyz", trust_env=False, timeout=2).json().get("checks", {})
-        except (httpx.TransportError, ValueError):
+            gateway = httpx.get(f"{self.url}/api/v1/system/status", trust_env=False, timeout=5).json()["gateway"]
+        except (httpx.TransportError, ValueError, KeyError):
             return False
-        return len(checks) == 6 and set(checks.values()) == {"ok"}
+        return len(checks) == 6 and set(checks.values()) == {"ok"} == {gateway}
 
     def worker_pid(self, node: str) -> int | None:
         """Process of the worker that reports to be ready."""
@@ -148,7 +150,7 @@ def test_the_product_needs_nothing_that_its_users_may_not_do(shared: Shared) -> 
         asked = client.post("/api/v1/documents/query", json={"query": "coral", "persona_id": "alice"})
         assert asked.is_success, asked.text
         assert chat.finish(chat.say("What grows slowly?")).text
-        assert client.get("/metrics").is_success
+        assert 'coralreef_handovers_total{outcome="handed_over"}' in client.get("/metrics").text
         assert client.get("/api/v1/system/status").json()["broker"] == "ok"
     assert refused(shared) == []
 

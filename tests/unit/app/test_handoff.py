@@ -290,10 +290,11 @@ def test_an_answer_that_came_in_the_last_moment_counts(tmp_path: Path, near: Nea
 
 def test_a_restarted_gateway_is_found_behind_kept_connections(far: Far, near: Near) -> None:
     """Connections to the one that died are thrown away, not believed."""
-    assert near.gateway.report() == Report(sockets_open=7, metrics="# none\n")
-    path = far.path
+    first, environ = near.client()
+    assert near.hand_over(environ) == "handed_over"
+    assert b" 101 " in read_head(first)
     far.call(far.adoption.close())
-    second = Far(path)
+    second = Far(far.path)
     client, environ = near.client()
     assert near.hand_over(environ) == "handed_over"
     assert b" 101 " in read_head(client)
