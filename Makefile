@@ -23,6 +23,7 @@ LAUNCHER := printf '\#!%s\nimport sys\n\nsys.path.insert(0, "%s")\nfrom cli.main
 	"$(CURDIR)/$(PY)" "$(CURDIR)" > $(VENV)/bin/coral-reef && chmod +x $(VENV)/bin/coral-reef
 
 .PHONY: help run install install-dev packages test lint unit proto lock bench bench-knowledge bench-devices soak clean
+.PHONY: help run install install-dev packages test lint unit lock bench bench-knowledge bench-websocket bench-devices soak clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -89,6 +90,19 @@ $(PEER_STAMP):
 
 bench-knowledge: install-dev $(PEER_STAMP) ## the figures of documents: embedding, parsing, searching, uploading
 	@$(PY) -m bench embeddings passages knowledge_search knowledge_quality ingestion
+
+# the peers that the WebSocket library is measured beside, each in the version of the documents' figures
+WEBSOCKET_BENCH := libs/websocket_fabric/bench
+WEBSOCKET_PEERS := build/peer-websocket/.installed-$(shell sha256sum $(WEBSOCKET_BENCH)/peers.txt | cut -c1-16)
+
+$(WEBSOCKET_PEERS):
+	@echo "Installing $(WEBSOCKET_BENCH)/peers.txt into build/peer-websocket (first time: a minute) ..."
+	@$(PYTHON) -m venv build/peer-websocket
+	@build/peer-websocket/bin/pip install --disable-pip-version-check --no-input -q -r $(WEBSOCKET_BENCH)/peers.txt
+	@rm -f build/peer-websocket/.installed-*; touch $@
+
+bench-websocket: $(WEBSOCKET_PEERS) ## the figures of websocket_fabric beside its peers (ARGS="--soak 600": ten minutes)
+	@build/peer-websocket/bin/python $(WEBSOCKET_BENCH)/fabric_bench.py $(ARGS)
 
 bench-devices: install-dev packages ## the figures of TFLite models, media workers and pipelines
 	@$(PY) -m bench devices
