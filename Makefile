@@ -22,8 +22,7 @@ PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --no-input
 LAUNCHER := printf '\#!%s\nimport sys\n\nsys.path.insert(0, "%s")\nfrom cli.main import main\n\nmain(prog_name="coral-reef")\n' \
 	"$(CURDIR)/$(PY)" "$(CURDIR)" > $(VENV)/bin/coral-reef && chmod +x $(VENV)/bin/coral-reef
 
-.PHONY: help run install install-dev packages test lint unit proto lock bench bench-knowledge bench-devices soak clean
-.PHONY: help run install install-dev packages test lint unit lock bench bench-knowledge bench-websocket bench-devices soak clean
+.PHONY: help run install install-dev packages test lint unit proto lock bench bench-knowledge bench-websocket bench-devices soak clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
