@@ -301,6 +301,21 @@ def test_pings_are_answered_with_what_they_carry_and_pongs_are_not() -> None:
         assert {one.masked for one in read_frames(b"".join(protocol.out))} == {key is None}
 
 
+def test_the_newest_pong_is_kept_for_the_host() -> None:
+    """Which asks by it whether the other end lives, and how far away it is."""
+    protocol = server()
+    protocol.feed(frame(PONG, b"1") + frame(PONG, b"2") + frame(TEXT, b"x"))
+    assert (protocol.pong, protocol.out) == (b"2", [])
+
+
+def test_pongs_come_before_the_closing_frame_which_is_the_last() -> None:
+    """So that a host can put its answers between them."""
+    protocol = server()
+    stream = [frame(PING, b"1"), frame(TEXT, b"x"), frame(PING, b"2"), frame(CLOSE, closing(1000)), frame(PING, b"3")]
+    assert protocol.feed(b"".join(stream)) == ["x"]
+    assert sent(protocol) == [(PONG, b"1"), (PONG, b"2"), (CLOSE, closing(1000))]
+
+
 def test_a_ping_carries_125_bytes_at_most() -> None:
     """One more is the caller's mistake."""
     assert read_frames(client().ping(bytes(125)))[0].payload == bytes(125)

@@ -1,9 +1,9 @@
 """RFC 6455 without I/O: bytes in, messages out, and the frames that answer. Never touches a socket or a clock.
 
-What a host does with it, for each read: take the messages that `feed` gives, write the frames of its answers
-(`message`), then what is in `out`, and close the connection when `closed` is set (a server at once, a client when the
-server does or after a while). The order matters: the last frame in `out` may be the closing one, and nothing may
-follow it.
+What a host does with it, for each read: take the messages that `feed` gives; write the pongs in `out`, then the frames
+of its answers (`message`), then, where `closed` is set, the closing frame, which is the last in `out` unless one was
+sent before; and end the connection (a server at once, a client when the server does or after a while). The order
+matters: a pong is due before the message that came after its ping is answered, and nothing may follow a closing frame.
 """
 
 from __future__ import annotations
