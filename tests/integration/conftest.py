@@ -184,6 +184,11 @@ class Stage:
         report = NodeReport(**(said | {"at": time.time(), "state": "ready", "model": "test-model"} | fields))
         self.redis.hset(keys.NODES, NODE, msgspec.json.encode(report))  # type: ignore[arg-type]
 
+    def close(self) -> None:
+        """Let go of database and broker."""
+        self.database.dispose()
+        self.redis.close()
+
     def clear(self) -> None:
         """End what waits or runs, so that tests do not meet each other's jobs."""
         with self.database.write() as connection:
@@ -334,21 +339,25 @@ def parse_sse(lines: Iterator[str]) -> Iterator[tuple[str, RunEvent]]:
             identity, data = "", ""
 
 
-@contextmanager
-def running_web(directory: Path, redis_url: str, port: int, *, queues: str = QUEUES, **fields: Any) -> Iterator[Web]:
-    """A web process with a fresh database."""
+def web_settings(directory: Path, redis_url: str, port: int, queues: str = QUEUES, **fields: Any) -> Settings:
+    """Settings of a process with a fresh database."""
     queues_file = directory / "queues.yaml"
     queues_file.write_text(queues, encoding="utf-8")
     settings = Settings(data_dir=directory, port=port, redis_url=redis_url, queues_file=queues_file).changed(**fields)
     migrate(settings.sqlalchemy_url)
-    web = Web(settings)
+    return settings
+
+
+@contextmanager
+def running_web(directory: Path, redis_url: str, port: int, *, queues: str = QUEUES, **fields: Any) -> Iterator[Web]:
+    """A web process with a fresh database."""
+    web = Web(web_settings(directory, redis_url, port, queues, **fields))
     try:
         web.start()
         yield web
     finally:
         web.stop()
-        web.stage.database.dispose()
-        web.stage.redis.close()
+        web.stage.close()
 
 
 @pytest.fixture(scope="session")
@@ -409,6 +418,18 @@ def shared_gateway(shared_web: Web, pick_port: FreePort) -> Iterator[WebAndGatew
     web = WebAndGateway(shared_web, gateway)
     yield web
     gateway.close()
+
+
+@pytest.fixture(scope="module")
+def lone_gateway(
+    tmp_path_factory: pytest.TempPathFactory, shared_redis: Broker, pick_port: FreePort
+) -> Iterator[WebAndGateway]:
+    """A gateway without a web process, which the tests of a file share."""
+    web = Web(web_settings(tmp_path_factory.mktemp("gateway"), shared_redis.url, pick_port()))
+    gateway = GatewayHost(web.settings, pick_port())
+    yield WebAndGateway(web, gateway)
+    gateway.close()
+    web.stage.close()
 
 
 @pytest.fixture(scope="session")

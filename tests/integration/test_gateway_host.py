@@ -27,11 +27,11 @@ TextOf = Callable[[list[dict[str, Any]]], str]
 
 
 @pytest.fixture
-def web(shared_gateway: WebAndGateway) -> Iterator[WebAndGateway]:
+def web(lone_gateway: WebAndGateway) -> Iterator[WebAndGateway]:
     """A gateway with no job left over."""
-    shared_gateway.stage.clear()
-    yield shared_gateway
-    shared_gateway.stage.clear()
+    lone_gateway.stage.clear()
+    yield lone_gateway
+    lone_gateway.stage.clear()
 
 
 def farewell(line: Socket) -> tuple[int, str]:
@@ -168,12 +168,13 @@ def test_a_broker_that_stands_still_holds_up_nobody_who_does_not_need_it(web: We
 
 def test_a_stalled_client_costs_others_nothing_and_gets_everything(web: WebAndGateway, text_of: TextOf) -> None:
     """Of two that follow one run, one stops reading: the other is told at once, the first later, both everything."""
-    words = [f"{n:05d}{'.' * 800} " for n in range(3_000)]
+    words = [f"{n:05d}{'.' * 1_600} " for n in range(1_500)]
     with web.socket() as quick, web.socket(max_queue=1, ping_interval=None) as slow:
         queued = quick.chat()
         act = web.stage.take(queued["run_id"]).begin()
         slow.send(type="resume", run_id=queued["run_id"], last_seq=0)
         slow.until("typing")
+        slow.connection.socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 65_536)
         events = []
         for start in range(0, len(words), 100):
             batch = []
@@ -188,3 +189,4 @@ def test_a_stalled_client_costs_others_nothing_and_gets_everything(web: WebAndGa
         act.done()
         assert text_of(events + quick.until("done")) == "".join(words)
         assert text_of(slow.until("done")) == "".join(words)
+    assert 'coralreef_event_rereads_total{reason="slow"}' in web.metrics()

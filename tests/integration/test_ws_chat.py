@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TextOf = Callable[[list[dict[str, Any]]], str]
 FINAL = ("done", "stopped", "error")
+THE_WEB_PROCESS = pytest.mark.parametrize("web", ["web"], indirect=True)
+"""For what takes seconds and is no matter of the host, or held for the gateway in test_gateway_host.py."""
 
 
 @pytest.fixture(params=["web", "gateway"])
@@ -232,6 +234,7 @@ def test_stop_of_a_running_run_reaches_its_worker(web: Web, stage: Stage) -> Non
         assert client.until("stopped")[-1]["message_id"]
 
 
+@THE_WEB_PROCESS
 def test_waiting_clients_hear_their_place(web: Web, stage: Stage) -> None:
     """When those before them are taken, a reading (seq 0) tells the new position."""
     with web.socket() as client:
@@ -246,6 +249,7 @@ def test_waiting_clients_hear_their_place(web: Web, stage: Stage) -> None:
     assert readings == {runs[1]["run_id"]: 1, runs[2]["run_id"]: 2}
 
 
+@THE_WEB_PROCESS
 def test_a_slow_reader_gets_every_token_in_the_end(web: Web, stage: Stage, text_of: TextOf) -> None:
     """A client that stops reading while thousands of events come catches up from the stream: all of them, in order."""
     with web.socket(max_queue=1, ping_interval=None) as client:
