@@ -27,6 +27,8 @@ DataHandler = Callable[["Connection", Data], Answer]
 Hook = Callable[["Connection"], Awaitable[None] | None]
 Then = Callable[[Any, BaseException | None], None]
 
+TURN_MESSAGES = 512
+"""Of one connection that are handled before the others have their turn: a flood of tiny ones is thousands a read."""
 FLUSH_BYTES = 64 * 1024
 """Answers of one read are written together, but never more than this is gathered first."""
 
@@ -172,8 +174,12 @@ class Delivery:
         if self._answers is not None:
             # plain functions need no task; they are called when it is done
             return
+        handled = 0
         while (data := connection.next_waiting()) is not None:
             connection.answered(await self._handler(Message(data, connection)), None)
+            handled += 1
+            if handled % TURN_MESSAGES == 0:
+                await asyncio.sleep(0)
 
 
 def _answer(connection: Connection, answers: Iterable[Answer]) -> None:

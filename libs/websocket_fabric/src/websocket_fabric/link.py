@@ -7,13 +7,15 @@ the application's side is connection.py's. Keeps nothing that a silent connectio
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, cast
 
 from websocket_fabric.codes import INTERNAL_ERROR
+from websocket_fabric.delivery import TURN_MESSAGES
 from websocket_fabric.handshake import Refused, Request, refusal
 from websocket_fabric.messages import Data, Message
 from websocket_fabric.opening import Opening
@@ -79,11 +81,20 @@ class Link(Writer):
         """The buffer was filled."""
         server = self.server
         data = bytes(server.buffer[:nbytes])
+        if nbytes == len(server.buffer):
+            # uvloop would go on with this client while there is more, eight megabytes at a time
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
         self._heard = server.watch.tick
         if self._opening is not None:
             self._opening.feed(data)
         elif self._phase < ENDING:
             self._receive(data)
+
+    def _read_on(self) -> None:
+        """The others had their turn."""
+        if not self._held and self._phase != CLOSED:
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         """The client will send nothing more, so the socket is closed."""
@@ -120,9 +131,23 @@ class Link(Writer):
             if self._busy or self._inbox or self._held & DELIVERS_NOT:
                 self._set_aside(messages)
             else:
-                self.server.delivery.deliver(self._me, messages)
+                self._handle(messages)
         if protocol.closed:
             self._end_of(protocol, closing)
+
+    def _handle(self, messages: Collection[Data]) -> None:
+        """Have as many handled as one turn of the loop may take; the others have theirs when everybody had one."""
+        if len(messages) <= TURN_MESSAGES:
+            self.server.delivery.deliver(self._me, messages)
+            return
+        rest = iter(messages)
+        self.server.delivery.deliver(self._me, itertools.islice(rest, TURN_MESSAGES))
+        if self._phase > LEAVING:
+            self.drop(sum(1 for _ in rest))
+            return
+        self._set_aside(rest)
+        if not self._busy:
+            asyncio.get_running_loop().call_soon(self._deliver_waiting)
 
     def _set_aside(self, messages: Iterable[Data]) -> None:
         if self._inbox is None:
@@ -216,8 +241,9 @@ class Link(Writer):
             return
         if self._inbox:
             messages, self._inbox = self._inbox, None
-            self.release(BY_INBOX)
-            self.server.delivery.deliver(self._me, messages)
+            self._handle(messages)
+            if len(self._inbox or ()) <= self.server.limits.inbox_messages_max // 2:
+                self.release(BY_INBOX)
         if self._phase == LEAVING and not self._busy and not self._inbox:
             self.part(self._farewell)
 
