@@ -147,7 +147,7 @@ class Link(Writer):
             return
         self._set_aside(rest)
         if not self._busy:
-            asyncio.get_running_loop().call_soon(self._deliver_waiting)
+            asyncio.get_running_loop().call_soon(self.deliver_waiting)
 
     def _set_aside(self, messages: Iterable[Data]) -> None:
         if self._inbox is None:
