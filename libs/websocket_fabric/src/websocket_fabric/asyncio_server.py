@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from websocket_fabric.codes import GOING_AWAY
@@ -259,12 +259,16 @@ class WebSocketServer:
 
     def deliver_soon(self, connection: Connection) -> None:
         """Have handled what it set aside, once whoever made that possible is done."""
-        asyncio.get_running_loop().call_soon(connection.deliver_waiting)
+        self.soon(connection.deliver_waiting)
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call it when the others had their turn."""
+        asyncio.get_running_loop().call_soon(callback)
 
     def schedule(self, connection: Connection) -> None:
         """Write what it gathered at the end of this turn of the loop: one callback for all connections."""
         if not self._to_flush:
-            asyncio.get_running_loop().call_soon(self._flush)
+            self.soon(self._flush)
         self._to_flush.append(connection)
 
     def _flush(self) -> None:

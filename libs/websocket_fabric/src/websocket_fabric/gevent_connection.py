@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from gevent import get_hub, getcurrent
+from gevent import get_hub, getcurrent, sleep
 from gevent.event import AsyncResult, Event
 
 from websocket_fabric.connection import Connection
@@ -83,12 +83,17 @@ class GreenTransport:
                 if not read:
                     break
                 connection.buffer_updated(read)
+                if self._has_more():
+                    sleep(0)  # there is more of this client's; the others have their turn first
         except OSError as lost:
             error = lost
         finally:
             self.abort()
             self._sock.close()
             connection.connection_lost(error)
+
+    def _has_more(self) -> bool:
+        return self._again
 
     def _sleep(self) -> None:
         self._alarm = Event()

@@ -241,11 +241,9 @@ class GeventServer(WebSocketServer):
         if isinstance(connection, GeventConnection) and connection.transport is not None:
             connection.transport.wake()
 
-    def schedule(self, connection: Connection) -> None:
-        """Write what it gathered when the greenlets that run now are done: one callback for all connections."""
-        if not self._to_flush:
-            get_hub().loop.run_callback(self._flush)
-        self._to_flush.append(connection)
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call it when the greenlets that run now are done."""
+        get_hub().loop.run_callback(callback)
 
 
 def _plain(function: Called) -> Called:

@@ -84,7 +84,7 @@ class Link(Writer):
         if nbytes == len(server.buffer):
             # uvloop would go on with this client while there is more, eight megabytes at a time
             self._transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._read_on)
+            server.soon(self._read_on)
         self._heard = server.watch.tick
         if self._opening is not None:
             self._opening.feed(data)
@@ -147,7 +147,7 @@ class Link(Writer):
             return
         self._set_aside(rest)
         if not self._busy:
-            asyncio.get_running_loop().call_soon(self.deliver_waiting)
+            self.server.deliver_soon(self._me)
 
     def _set_aside(self, messages: Iterable[Data]) -> None:
         if self._inbox is None:
