@@ -67,9 +67,8 @@ class Listener:
     )
 
     def __init__(self, relay: Relay, on_wake: Callable[[], None] | None = None) -> None:
-        """`on_wake` is called from any thread when there may be something to collect, and not again before it was.
-
-        The relay's lock may be held then.
+        """`on_wake` is called from any thread when there may be something to collect, and not again before it was; but
+        once more when the client is beyond help. The relay's lock may be held then.
         """
         self._relay = relay
         self._lock = relay.lock
@@ -173,10 +172,10 @@ class Listener:
 
     def tell(self, answer: Item) -> None:
         """Answer one of the client's own frames; it comes before any event."""
-        if len(self._control) >= CONTROL_MAX:
-            self.overflowed = True
-        else:
+        if len(self._control) < CONTROL_MAX:
             self._control.append(answer)
+        elif not self.overflowed:
+            self.overflowed, self._woken = True, False  # told anew: who waits for a slow client must hear of this
         self.wake()
 
     def close(self) -> None:

@@ -100,7 +100,7 @@ def test_a_client_that_asks_without_reading_is_let_go(web: WebAndGateway) -> Non
     relay = web.gateway.reef.relay
     bad = json.dumps({"type": "chat", "persona_id": "x" * 200, "message": "x"})
     with web.socket(max_queue=1, ping_interval=None) as line:
-        line.connection.socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+        line.connection.socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 65_536)
         wait_for(lambda: relay.listening == 1)
         while relay.listening:
             line.connection.send(bad)

@@ -193,10 +193,11 @@ def test_an_end_leaves_no_channel_behind(listener: Listener, hearing: Played, ru
     assert listener.followers == {}
 
 
-def test_a_client_beyond_help_and_a_process_that_ends(reef: Services, listener: Listener) -> None:
-    """Both are said when it is collected."""
-    for _ in range(CONTROL_MAX + 1):
+def test_a_client_beyond_help_and_a_process_that_ends(reef: Services, listener: Listener, woken: list[str]) -> None:
+    """Both are said when it is collected; of the first even who did not collect is told, once."""
+    for _ in range(CONTROL_MAX + 5):
         listener.tell(ANSWER)
+    assert woken == ["woken"] * 2
     with pytest.raises(Hopeless):
         listener.collect(may_read=False)
     reef.relay.close()
