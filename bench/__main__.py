@@ -13,6 +13,7 @@ from bench import (
     embeddings,
     flood,
     footprint,
+    gateway,
     ingestion,
     knowledge_quality,
     knowledge_search,
@@ -40,6 +41,7 @@ BENCHES: dict[str, tuple[str, Callable[[Report], None]]] = {
     "knowledge_quality": ("Whether the right passage is found", knowledge_quality.run),
     "ingestion": ("Files in, chats beside them, questions afterwards", ingestion.run),
     "devices": ("TFLite models, a worker beside a bare loop, a pipeline", devices.run),
+    "gateway": ("A token from Redis to the client, through the gateway and without it", gateway.run),
     "footprint": ("Memory, imports, and the time to get ready", footprint.run),
 }
 
