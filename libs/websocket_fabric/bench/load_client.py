@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-SOURCE = Path(__file__).with_name("client.c")
+SOURCE, CONNECTIONS = (Path(__file__).with_name(name) for name in ("client.c", "connections.h"))
 BUILD = Path(__file__).resolve().parents[3] / "build" / "websocket-bench"
 PORT_FIRST, PORT_LAST = 20_000, 32_000
 """Below the kernel's ephemeral range: there an outgoing connection takes the port of a server any moment."""
@@ -29,7 +29,8 @@ Finding = dict[str, Any]
 
 def build() -> Path:
     """The program, compiled if this source was not compiled yet."""
-    program = BUILD / f"client-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]}"
+    source = SOURCE.read_bytes() + CONNECTIONS.read_bytes()
+    program = BUILD / f"client-{hashlib.sha256(source).hexdigest()[:16]}"
     if not program.exists():
         compiler = shutil.which("cc") or shutil.which("gcc")
         if compiler is None:

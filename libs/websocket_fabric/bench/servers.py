@@ -43,6 +43,24 @@ def fabric_asyncio(port: int, what: str) -> None:
     server.serve()
 
 
+def fabric_gevent(port: int, what: str) -> None:
+    """This library, hosted by gevent."""
+    from gevent import monkey
+
+    monkey.patch_all()
+    from websocket_fabric import Limits, Message
+    from websocket_fabric.gevent_server import GeventServer
+
+    server = GeventServer(f"{HOST}:{port}", limits=Limits(connections_max=CONNECTIONS_MAX))
+
+    def echo(message: Message) -> str | bytes:
+        return message.data
+
+    _only_echo(what)
+    server.on_message(echo)
+    server.serve()
+
+
 def picows(port: int, what: str) -> None:
     """picows as its documents show it: each frame is answered by a write of its own. Checks no text, joins nothing."""
     from picows import WSFrame, WSListener, WSTransport
@@ -223,6 +241,7 @@ def flask_sock(port: int, what: str) -> None:
 
 SERVERS: dict[str, Callable[[int, str], None]] = {
     "fabric-asyncio": fabric_asyncio,
+    "fabric-gevent": fabric_gevent,
     "picows": picows,
     "picows-coalesced": picows_coalesced,
     "websockets": websockets,
