@@ -104,8 +104,11 @@ class Database:
             connection.execute(sa.text("SELECT 1"))
 
     def dispose(self) -> None:
-        """Close the connections."""
+        """Close the connections: those that are in use when they come back."""
+        pool = self.engine.pool
         self.engine.dispose()
+        # a pool that was disposed of would keep them
+        sa.event.listen(pool, "checkin", lambda _connection, record: record.invalidate())
 
 
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:
