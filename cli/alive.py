@@ -7,6 +7,7 @@ import socket
 import click
 import redis
 
+from cli import gateway
 from cli.errors import Problem
 from cli.launch import check_broker
 from cli.options import settings_with
@@ -17,7 +18,8 @@ from reef.records.database import Database
 
 @click.command()
 @click.option("--pool", help="Ask for the workers of this pool on this host as well.")
-def alive(pool: str | None) -> None:
+@click.option("--gateway", "of_gateway", is_flag=True, help="Ask whether this host's gateway takes sockets as well.")
+def alive(pool: str | None, of_gateway: bool) -> None:
     """Check that broker and database answer and, with --pool, that this host's workers report."""
     settings = settings_with()
     if not settings.redis_url:
@@ -28,6 +30,10 @@ def alive(pool: str | None) -> None:
     database.dispose()
     if pool is not None:
         _check_workers(settings.redis_url, pool)
+    if of_gateway and not gateway.answers(settings):
+        raise Problem(
+            "The gateway does not answer.", f"Does it share {settings.data_dir} and its user with this check?"
+        )
     click.echo("alive")
 
 

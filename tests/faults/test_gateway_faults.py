@@ -12,16 +12,20 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 from chat_client import ChatClient, Run, tokens_at_least
+from click.testing import CliRunner, Result
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.sync.client import connect as connect_sync
 from whole_product import SIMULATED_QUEUES, Reef, StartReef, running_reef
+
+from cli.main import main
 
 PATIENCE_S = 30.0
 LONG = "Tell me about the sea. " * 80
@@ -179,6 +183,19 @@ def kill_under(reef: Reef, sockets: int, streams: int) -> Crowd:
     assert len(crowd.all) == streams
     assert crowd.doubled == 0
     return crowd
+
+
+def test_the_health_check_asks_the_gateway_itself(reef: Reef, tmp_path: Path) -> None:
+    """`coral-reef alive --gateway`, as containers ask: yes where it runs, no where another directory is looked at."""
+
+    def ask(data_dir: Path) -> Result:
+        environment = reef.settings.changed(data_dir=data_dir, database_url=reef.settings.sqlalchemy_url).environment()
+        return CliRunner(env=environment).invoke(main, ["alive", "--gateway"])
+
+    here, elsewhere = ask(reef.data_dir), ask(tmp_path)
+    assert (here.exit_code, here.output) == (0, "alive\n")
+    assert elsewhere.exit_code != 0
+    assert "gateway does not answer" in elsewhere.output
 
 
 def test_a_chat_goes_over_the_gateway_and_the_web_process_is_rid_of_it(reef: Reef) -> None:

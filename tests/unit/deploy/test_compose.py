@@ -104,8 +104,8 @@ def test_containers_have_the_time_to_drain() -> None:
 
 
 def test_the_specified_services_are_there() -> None:
-    """Web, sweeper, broker, vectors, monitor and the PostgreSQL profile, each with a health check."""
-    for name in ("web", "sweeper", "redis", "chroma", "flower", "postgres"):
+    """Web, gateway, sweeper, broker, vectors, monitor and the PostgreSQL profile, each with a health check."""
+    for name in ("web", "gateway", "sweeper", "redis", "chroma", "flower", "postgres"):
         assert "test" in SERVICES[name]["healthcheck"], name
     assert SERVICES["postgres"]["profiles"] == ["postgres"]
 

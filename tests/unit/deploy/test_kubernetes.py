@@ -114,6 +114,8 @@ def test_commands_and_health_checks_are_those_of_the_command_line() -> None:
                     assert command[:3] == ["python", "-m", "cli"]
                     parse(command[3:])
     (web,) = [one for one in containers("web") if one["name"] == "web"]
+    (gateway,) = [one for one in containers("web") if one["name"] == "gateway"]
+    assert gateway["volumeMounts"] == web["volumeMounts"], "sockets are handed over in the data directory"
     assert web["livenessProbe"]["httpGet"]["path"] == "/healthz"
     assert web["readinessProbe"]["httpGet"]["path"] == "/readyz"
 
