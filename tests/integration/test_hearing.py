@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 20.0
 KILLS = 5
+PACE_S = 0.0005
+"""Between two words: a run's stream keeps 10,000 events, which must be enough for what happens meanwhile."""
 QUEUES = """
 version: 1
 pools:
@@ -95,7 +97,7 @@ class Writer(threading.Thread):
         """Say it."""
         self._append(Started(run_id=self._run_id, seq=streams.number(1, 1), persona_id="p", device="d", model="m"))
         while not self.last:
-            ending = self.enough.is_set()
+            ending = self.enough.wait(PACE_S)
             self.words.append(f"w{len(self.words)}{self._filling} ")
             seq = streams.number(1, len(self.words) + 1)
             self._append(Token(run_id=self._run_id, seq=seq, content=self.words[-1]))
