@@ -360,7 +360,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement, besides a warm start")
+    parser.add_argument("--seconds", type=float, default=0.8, help="of each measurement, besides a warm start")
     parser.add_argument("--connections", type=int, default=10_000, help="that are idle")
     parser.add_argument("--servers", default=",".join(SERVERS), help="of %(default)s")
     parser.add_argument("--parts", default=",".join(PARTS), help="of %(default)s")
