@@ -302,8 +302,8 @@ def soak(seconds: float) -> tuple[list[str], list[Goal]]:
     """Echoes on connections that come and go, closed or cut off: nothing is lost, nothing grows."""
     memory: list[tuple[float, float]] = []
     with serving(OURS) as server:
+        files_before = server.files()
         measure("paced", server.port, connections=SOAK_CONNECTIONS, seconds=1, core=CLIENT_CORE)
-        files_before = _files_at_rest(server, SOAK_CONNECTIONS)
         began = time.monotonic()
         options: dict[str, Any] = {"connections": SOAK_CONNECTIONS, "rate": SOAK_RATE, "seconds": seconds}
         with telling("soak", server.port, core=CLIENT_CORE, **options) as load:
