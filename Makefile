@@ -55,8 +55,20 @@ $(DEV_STAMP): | $(VENV)/bin/python
 packages: ## install the Debian packages that the tests need, where they are missing
 	@bash deploy/test-packages.sh
 
-test: install-dev packages lint ## install what the tests need, then run every check and every test
+test: install-dev packages ## install what the tests need, then run every check and every test (ARGS="tests/x -q": these alone)
+ifeq ($(ARGS),)
+	@$(MAKE) --jobs=2 --keep-going --output-sync=line test-parts test-product
+else
 	@$(PY) -m pytest $(ARGS)
+endif
+
+# The two halves run side by side: the product's tests mostly wait for processes that they start and kill.
+.PHONY: test-parts test-product
+test-parts: lint
+	@$(PY) -m pytest tests/unit tests/contract libs
+
+test-product: install-dev
+	@$(PY) -m pytest tests/integration tests/acceptance tests/faults
 
 lint: install-dev ## ruff, mypy --strict, import-linter
 	@$(PY) -m ruff check .
