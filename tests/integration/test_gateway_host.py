@@ -100,7 +100,6 @@ def test_a_client_that_asks_without_reading_is_let_go(web: WebAndGateway) -> Non
     relay = web.gateway.reef.relay
     bad = json.dumps({"type": "chat", "persona_id": "x" * 200, "message": "x"})
     with web.socket(max_queue=1, ping_interval=None) as line:
-        line.connection.socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 65_536)
         wait_for(lambda: relay.listening == 1)
         while relay.listening:
             line.connection.send(bad)
@@ -174,7 +173,6 @@ def test_a_stalled_client_costs_others_nothing_and_gets_everything(web: WebAndGa
         act = web.stage.take(queued["run_id"]).begin()
         slow.send(type="resume", run_id=queued["run_id"], last_seq=0)
         slow.until("typing")
-        slow.connection.socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 65_536)
         events = []
         for start in range(0, len(words), 100):
             batch = []
