@@ -1,4 +1,4 @@
-"""The README keeps its word: its programs run, and its limits are the code's."""
+"""The documents keep their word: the README's programs run, its limits are the code's, and what is named is there."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ README = (LIBRARY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 SERVER, GEVENT, ROOM = '= WebSocketServer("127.0.0.1:8080")', "GeventServer", "class Told"
 ADOPTING, CLIENT, FOLLOWER = "server.adopt", "asyncio.run(talk())", "asyncio.run(follow())"
+MODULE = re.compile(r"^\| `(\w+\.py)` \|", re.MULTILINE)
 
 
 def program(words: str, port: int = 0) -> str:
@@ -170,3 +171,11 @@ def test_what_the_table_of_a_connection_names_is_there() -> None:
     ]
     assert len(names) > 10
     assert [name for name in names if not hasattr(connection, name)] == []
+
+
+def test_the_map_names_every_module() -> None:
+    """Each once, and none that is not there."""
+    architecture = (LIBRARY / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert sorted(MODULE.findall(architecture)) == sorted(
+        path.name for path in (LIBRARY / "src" / "websocket_fabric").glob("*.py")
+    )
