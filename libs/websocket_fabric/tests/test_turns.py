@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import uvloop
+from gevent_host import gevent_server
 from raw_peer import RawPeer
 
 from websocket_fabric import Message, WebSocketServer
 from websocket_fabric.asyncio_server import RECEIVE_BYTES
+from websocket_fabric.gevent_server import GeventServer
 
 EAGER, POLITE = 6000, 1
 Handler = Callable[[Message], Any]
@@ -81,6 +84,43 @@ def test_a_batch_is_handled_in_turns(kind: str) -> None:
     seen = uvloop.run(scenario())
     assert [one for one in seen if one != "polite"] == [str(number) for number in range(EAGER)]
     assert seen.index("polite") < EAGER // 2
+
+
+def test_a_batch_is_handled_in_turns_by_greenlets_too() -> None:
+    """The same in the gevent host, and for as many bytes as the kernel holds, whose reading never waits."""
+    seen: list[str] = []
+    handled = threading.Event()
+
+    def handle(message: Message) -> None:
+        seen.append(str(message.data))
+        if message.data == "last":
+            handled.set()
+
+    with (
+        gevent_server(lambda server: server.on_message(handle)) as host,
+        RawPeer(host.port) as early,
+        RawPeer(host.port) as eager,
+        RawPeer(host.port) as late,
+    ):
+        assert [peer.shake() for peer in (early, eager, late)] == [101] * 3
+        block = b"".join(eager.protocol.message(str(number)) for number in range(200_000))
+
+        def send_both(_server: GeventServer) -> int:
+            # in the thread that serves, which reads nothing meanwhile
+            eager.socket.setblocking(False)
+            early.send("polite")
+            sent = eager.socket.send(block)
+            late.send("polite")
+            return sent
+
+        sent = host.call(send_both)
+        assert sent > 2 * RECEIVE_BYTES, "the kernel holds enough for this test"
+        eager.socket.setblocking(True)
+        eager.socket.sendall(block[sent:] + eager.protocol.message("last"))
+        assert handled.wait(20)
+    assert [one for one in seen if one != "polite"] == [*map(str, range(200_000)), "last"]
+    # whichever the loop looks at first
+    assert seen[: int(sent / len(block) * 200_000 / 2)].count("polite") == 2
 
 
 def test_a_client_is_read_once_a_turn() -> None:

@@ -68,12 +68,14 @@ class GreenTransport:
         connection, buffer = self._connection, self._connection.server.buffer
         self.greenlet = getcurrent()
         error: OSError | None = None
+        unshared = 0
         try:
             connection.connection_made(self)  # type: ignore[arg-type]
             while not self._dead:
                 self._again = False
                 connection.deliver_waiting()
                 if self._again:
+                    sleep(0)
                     continue
                 if self._paused:
                     self._sleep()
@@ -83,8 +85,11 @@ class GreenTransport:
                 if not read:
                     break
                 connection.buffer_updated(read)
-                if self._has_more():
-                    sleep(0)  # there is more of this client's; the others have their turn first
+                unshared += read
+                if self._has_more() or unshared >= len(buffer):
+                    # reading waits for nothing while there is more: who floods would be the only one served
+                    unshared = 0
+                    sleep(0)
         except OSError as lost:
             error = lost
         finally:
