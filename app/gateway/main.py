@@ -59,10 +59,11 @@ async def serve(settings: Settings) -> None:
 
 
 async def _hold_sockets(reef: Services, threads: Threads, ends: AsyncExitStack) -> Adoption:
-    server = WebSocketServer(limits=limits())
-    Host(reef, threads).install(server)
+    server, host = WebSocketServer(limits=limits()), Host(reef, threads)
+    host.install(server)
     await server.start()
     ends.push_async_callback(server.stop)
+    ends.callback(host.close)
     places = min(SOCKETS_MAX, files_max() - FILES_RESERVED)
     adoption = Adoption(
         server,

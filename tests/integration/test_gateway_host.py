@@ -187,4 +187,4 @@ def test_a_stalled_client_costs_others_nothing_and_gets_everything(web: WebAndGa
         act.done()
         assert text_of(events + quick.until("done")) == "".join(words)
         assert text_of(slow.until("done")) == "".join(words)
-    assert 'coralreef_event_rereads_total{reason="slow"}' in web.metrics()
+    assert 'coralreef_event_rereads_total{process="gateway",reason="slow"}' in web.metrics()

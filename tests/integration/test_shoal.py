@@ -44,7 +44,7 @@ BUSY_S = 2.2
 DEATHS = {"dedicated": 1 / 3, "dynamic": 1 / 3, "pipeline": 1 / 16}
 """Share of the devices that dies: in a pipeline each takes seven others with it until it is repaired."""
 MOVE_S = 3.0
-WORK_S = 0.4
+WORK_S = 1.0
 """Of a move, what is work and not waiting: in shortened time it takes as long as ever."""
 PERSONAS = [f"p{n}" for n in range(12)]
 
