@@ -27,6 +27,7 @@ README = (LIBRARY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 SERVER, GEVENT, ROOM = '= WebSocketServer("127.0.0.1:8080")', "GeventServer", "class Told"
 ADOPTING, CLIENT, FOLLOWER = "server.adopt", "asyncio.run(talk())", "asyncio.run(follow())"
+LINK = re.compile(r"\]\(([^)#:]+)[^)]*\)")
 MODULE = re.compile(r"^\| `(\w+\.py)` \|", re.MULTILINE)
 
 
@@ -179,3 +180,19 @@ def test_the_map_names_every_module() -> None:
     assert sorted(MODULE.findall(architecture)) == sorted(
         path.name for path in (LIBRARY / "src" / "websocket_fabric").glob("*.py")
     )
+
+
+@pytest.mark.parametrize(
+    "document", [LIBRARY / "README.md", *sorted((LIBRARY / "docs").glob("*.md"))], ids=lambda path: path.name
+)
+def test_links_lead_somewhere(document: Path) -> None:
+    """Those to files of the repository."""
+    links = LINK.findall(document.read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_the_strategy_names_every_file_of_tests() -> None:
+    """A new one has a place in the table of categories."""
+    strategy = (LIBRARY / "docs" / "TESTING_STRATEGY.md").read_text(encoding="utf-8")
+    assert [path.name for path in Path(__file__).parent.glob("test_*.py") if f"/{path.name})" not in strategy] == []
