@@ -57,7 +57,7 @@ packages: ## install the Debian packages that the tests need, where they are mis
 
 test: install-dev packages ## install what the tests need, then run every check and every test (ARGS="tests/x -q": these alone)
 ifeq ($(ARGS),)
-	@$(MAKE) --jobs=2 --keep-going --output-sync=line test-parts test-product
+	@$(MAKE) --jobs=2 --keep-going test-parts test-product
 else
 	@$(PY) -m pytest $(ARGS)
 endif
