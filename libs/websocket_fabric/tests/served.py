@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import socket
@@ -129,7 +130,8 @@ class Peer:
 
     def cut(self) -> None:
         """Gone without a word."""
-        self.writer.transport.abort()
+        with contextlib.suppress(AttributeError):  # asyncio's TLS in Python 3.11.2, where it is gone already
+            self.writer.transport.abort()
 
 
 async def until(condition: Any) -> None:

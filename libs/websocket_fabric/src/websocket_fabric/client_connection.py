@@ -138,7 +138,8 @@ class ClientConnection(asyncio.Protocol):
         """Cut it off, without a closing handshake."""
         self._why = self._why or why
         self.closing = True
-        self._transport.abort()
+        if not self.ended.done():
+            self._transport.abort()
 
     def send_all(self, messages: Sequence[Data]) -> None:
         """Send messages that were counted elsewhere, whatever waits already."""

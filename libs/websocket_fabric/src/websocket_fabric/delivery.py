@@ -2,7 +2,7 @@
 
 A handler's coroutine is stepped once where its message arrives. Most end there. One that waits is handed, in the
 middle, to a task that stood ready; the messages after it wait in the connection's inbox until that task has handled
-them. Knows no frames; connection.py does.
+them. Knows no sockets; link.py and writer.py do.
 """
 
 from __future__ import annotations

@@ -216,6 +216,9 @@ class GreenTransport:
         self._unwatch()
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
+        # the greenlet that reads may be the one that waits for it, in a handler
+        if self._connection.outbox is not None:
+            self._connection.outbox.lost()
         self.wake()
 
 
@@ -288,3 +291,7 @@ class GeventConnection(Connection):
         """They are done."""
         self._busy = False
         super().end()
+
+    def _listen(self) -> int:
+        # the greenlet that reads is the one that handles: a pong may be there and unread
+        return self.server.watch.idle if self._busy else super()._listen()
