@@ -103,6 +103,18 @@ def test_containers_have_the_time_to_drain() -> None:
         assert int(grace.removesuffix("s")) > pool.limits.drain_s
 
 
+def test_grpc_is_behind_a_profile_and_at_the_port_of_the_proxies() -> None:
+    """Nobody serves it without asking; its gateway takes no socket, and the other one is where web is."""
+    grpc, gateway = SERVICES["grpc"], SERVICES["gateway"]
+    assert (grpc["profiles"], grpc["environment"]["REEF_GATEWAY"]) == (["grpc"], "false")
+    port = grpc["environment"]["REEF_GRPC_PORT"]
+    assert grpc["ports"] == [f"127.0.0.1:{port}:{port}"]
+    for file in ("nginx/coral-reef.conf", "caddy/Caddyfile"):
+        assert f"127.0.0.1:{port}" in (ROOT / "deploy" / file).read_text(encoding="utf-8")
+    assert gateway["volumes"] == SERVICES["web"]["volumes"]
+    assert gateway["environment"] == SERVICES["web"]["environment"]
+
+
 def test_the_specified_services_are_there() -> None:
     """Web, gateway, sweeper, broker, vectors, monitor and the PostgreSQL profile, each with a health check."""
     for name in ("web", "gateway", "sweeper", "redis", "chroma", "flower", "postgres"):

@@ -20,7 +20,7 @@ from reef.topology import load_topology
 ROOT = Path(__file__).resolve().parents[3]
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 FOLDER = ROOT / "deploy/kubernetes"
-OVERLAYS = ("base", "postgres", "edgetpu")
+OVERLAYS = ("base", "postgres", "edgetpu", "grpc")
 VERSIONS = ("1.28", "1.33")
 """The oldest and the newest Kubernetes that the manifests are held against."""
 PART = "app.kubernetes.io/component"
@@ -188,9 +188,27 @@ def test_nothing_is_open_that_is_not_named() -> None:
     """All pods are closed by default, and each port that a policy opens is one that its pods listen on."""
     closed = BASE["NetworkPolicy", "closed"]["spec"]
     assert closed == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    for (kind, name), one in BASE.items():
-        if kind == "NetworkPolicy" and name.startswith("to-"):
+    for one in ALL:
+        name = one["metadata"]["name"]
+        if one["kind"] == "NetworkPolicy" and name.startswith("to-"):
             part = one["spec"]["podSelector"]["matchLabels"][PART]
             ports = {port["containerPort"] for container in containers(part) for port in container.get("ports", [])}
             assert {rule["port"] for entry in one["spec"]["ingress"] for rule in entry["ports"]} == ports
-            assert name == "to-web" or all(entry["from"] for entry in one["spec"]["ingress"])
+            assert name in ("to-web", "to-grpc") or all(entry["from"] for entry in one["spec"]["ingress"])
+
+
+def test_web_and_gateway_meet_in_a_folder_of_their_pod() -> None:
+    """Their socket is on no volume that outlives them."""
+    (gateway,) = [one for one in containers("web") if one["name"] == "gateway"]
+    (mounted,) = [mount["name"] for mount in gateway["volumeMounts"] if mount["mountPath"] == "/data/run"]
+    volumes = {volume["name"]: volume for volume in PODS["web"]["spec"]["template"]["spec"]["volumes"]}
+    assert volumes[mounted]["emptyDir"] == {}
+
+
+def test_grpc_is_what_compose_runs() -> None:
+    """The overlay's gateway has the same settings and port, and takes no socket."""
+    (grpc,) = containers("grpc")
+    said = {entry["name"]: entry["value"] for entry in grpc["env"]}
+    composed = SERVICES["grpc"]["environment"]
+    assert said == {name: composed[name] for name in said}
+    assert (said["REEF_GATEWAY"], said["REEF_GRPC_PORT"]) == ("false", str(grpc["ports"][0]["containerPort"]))
