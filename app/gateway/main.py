@@ -51,14 +51,15 @@ async def serve(settings: Settings) -> None:
         ends.callback(threads.close)
         if settings.grpc_port:
             await _serve_grpc(reef, threads, ends)  # first: where its port is taken, no socket is adopted and dropped
-        adoption = await _hold_sockets(reef, threads, ends) if settings.gateway and place.supported() else None
-        ends.push_async_callback(_say_goodbye, reef, adoption)
+        ends.callback(reef.relay.close)  # every listener ends, and whoever tells it says so
+        if settings.gateway and place.supported():
+            await _hold_sockets(reef, threads, ends)
         log.info("the gateway serves")
         await stop.wait()
         log.info("the gateway stops")
 
 
-async def _hold_sockets(reef: Services, threads: Threads, ends: AsyncExitStack) -> Adoption:
+async def _hold_sockets(reef: Services, threads: Threads, ends: AsyncExitStack) -> None:
     server, host = WebSocketServer(limits=limits()), Host(reef, threads)
     host.install(server)
     await server.start()
@@ -73,7 +74,6 @@ async def _hold_sockets(reef: Services, threads: Threads, ends: AsyncExitStack) 
     )
     ends.push_async_callback(adoption.close)
     adoption.start(place.path_of(reef.settings))
-    return adoption
 
 
 async def _serve_grpc(reef: Services, threads: Threads, ends: AsyncExitStack) -> None:
@@ -81,12 +81,3 @@ async def _serve_grpc(reef: Services, threads: Threads, ends: AsyncExitStack) ->
 
     server = await start(reef, threads, host=reef.settings.host, port=reef.settings.grpc_port)
     ends.push_async_callback(server.stop)
-
-
-async def _say_goodbye(reef: Services, adoption: Adoption | None) -> None:
-    """Let nobody else in and end every listener; what hosts a client tells it in the next turn of the loop."""
-    if adoption is not None:
-        adoption.stop()
-    reef.relay.close()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
