@@ -220,12 +220,12 @@ def test_stop_while_it_reads(engine: ChatEngine) -> None:
 
 
 def test_stop_before_it_begins(engine: ChatEngine) -> None:
-    """A request whose stop came first costs next to nothing: to a device process they are two messages."""
+    """A request whose stop came first costs nothing."""
     cancel = threading.Event()
     cancel.set()
     result = engine.generate(ChatRequest([ChatMessage("user", "hi")], 100), lambda text: None, cancel)
     assert result.finish_reason == "cancelled"
-    assert result.completion_tokens < 10
+    assert result.completion_tokens <= 1
 
 
 def test_eight_at_once(engine: ChatEngine) -> None:

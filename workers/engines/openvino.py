@@ -128,6 +128,8 @@ class OpenVinoEngine:
     def generate(self, request: ChatRequest, on_text: Callable[[str], None], cancel: threading.Event) -> ChatResult:
         """Generate a reply (see reef.ports.ChatEngine)."""
         number, stream = next(self._ids), _Stream(cancel)
+        # to the device the stop is a message of its own, before which it would go on for some steps
+        stopped = cancel.is_set()
         with self._lock:
             self._check()
             if not self._streams:
@@ -138,7 +140,7 @@ class OpenVinoEngine:
                 number,
                 request.messages,
                 self.context_tokens,
-                request.tokens_max,
+                1 if stopped else request.tokens_max,
                 request.temperature,
                 request.top_p,
                 request.repetition_penalty,
@@ -147,7 +149,7 @@ class OpenVinoEngine:
             )
         )
         reason, prompt_tokens, tokens = self._follow(stream, request.stop, on_text)
-        return ChatResult(reason, prompt_tokens, tokens)
+        return ChatResult("cancelled" if stopped else reason, prompt_tokens, tokens)
 
     def count_tokens(self, messages: Sequence[ChatMessage]) -> int:
         """Length of these messages under the model's chat template."""
