@@ -38,13 +38,13 @@ PLANS = {
     ("pipeline", 48): "{model: net, segments: 5}",
     ("pipeline", 96): "{model: net, segments: 8}",
 }
-SPEED = {8: 4.0, 48: 2.0, 96: 1.0}
-"""The large one runs in real time: there the three seconds are three seconds."""
+SPEED = {8: 1.0, 48: 2.0, 96: 1.0}
+"""All but one run in real time: there the three seconds are three seconds."""
 BUSY_S = 2.2
 DEATHS = {"dedicated": 1 / 3, "dynamic": 1 / 3, "pipeline": 1 / 16}
 """Share of the devices that dies: in a pipeline each takes seven others with it until it is repaired."""
 MOVE_S = 3.0
-WORK_S = 1.0
+WORK_S = 0.4
 """Of a move, what is work and not waiting: in shortened time it takes as long as ever."""
 PERSONAS = [f"p{n}" for n in range(12)]
 
