@@ -7,7 +7,7 @@ import logging
 import redis
 
 from reef import keys
-from reef.conversation.ends import announce_end
+from reef.conversation.ends import announce_death, announce_end
 from reef.ledger import Ledger
 from reef.records.database import Database
 from reef.settings import Settings
@@ -35,6 +35,7 @@ def recover_node(settings: Settings, node: str) -> None:
             dispatcher = Dispatcher(settings, topology)
             for job in released:
                 if job.state == "queued":
+                    announce_death(client, job)
                     dispatcher.send(job, prefer=False)
                     ledger.mark_sent(job.id)
                 else:

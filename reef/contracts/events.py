@@ -52,7 +52,10 @@ class Token(Event, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class Restarted(Event, frozen=True, kw_only=True, omit_defaults=False):
-    """Forget the text received so far for this run: it is told again from its beginning."""
+    """Forget the text received so far for this run: it is told again from its beginning.
+
+    It may be told twice, when a worker dies and when the next one begins.
+    """
 
     reason: str
 

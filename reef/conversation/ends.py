@@ -1,4 +1,7 @@
-"""Telling a run's watchers how it ended when no worker could: the job was buried, overdue, or stopped in the queue."""
+"""Telling a run's watchers what no worker can: that its worker died and it begins anew, or how it ended.
+
+A job ends without a worker where it was buried, was overdue, or was stopped in the queue.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,18 @@ import msgspec
 import redis
 
 from reef import streams
-from reef.contracts.events import Error, Event, Stopped, Usage
-from reef.contracts.jobs import ChatJob
+from reef.contracts.events import Error, Event, Restarted, Stopped, Usage
+from reef.contracts.jobs import ChatJob, CompletionJob
 from reef.conversation import store
 from reef.ledger.model import JobRecord
 from reef.records.database import Database
 
 LAST_WORD = streams.NUMBERS_PER_CLAIM - 1
 """The end is numbered after everything its last worker can have written, and before the next claim."""
+DEATH = LAST_WORD - 1
+"""Its worker's death is numbered likewise: the run may still end before the next claim."""
+WATCHED = frozenset({ChatJob.TASK, CompletionJob.TASK})
+"""Jobs whose runs somebody reads while they are written."""
 
 
 def end_event(job: JobRecord) -> Event:
@@ -38,6 +45,26 @@ def announce_end(database: Database, client: redis.Redis, job: JobRecord) -> Non
         streams.append(client, [end_event(job)])
     except streams.Fenced:
         return  # its end has been told
+
+
+def announce_death(client: redis.Redis, job: JobRecord) -> None:
+    """Tell that the worker of a job died, which waits for another now.
+
+    The next worker says so too, but it may be seconds until there is one, and one that hangs in its first call says
+    nothing at all. Raises redis.RedisError.
+    """
+    if job.task not in WATCHED:
+        return
+    restarted = Restarted(
+        reason=job.error or "its worker died",
+        run_id=job.id,
+        session_id=job.session_id or "",
+        seq=streams.number(job.token, DEATH),
+    )
+    try:
+        streams.append(client, [restarted])
+    except streams.Fenced:
+        return  # another worker speaks already
 
 
 def _store_failure(database: Database, job: JobRecord) -> None:

@@ -98,7 +98,8 @@ def test_page_run_says_why_nothing_happens_until_it_goes_on(chat: ChatPage) -> N
     """A reading with a note is shown while waiting and in mid-reply; the next word of any attempt takes it away."""
     held = {"type": "queued", "seq": 0, "position": 1, "note": "No device answers right now."}
     again = {"type": "restarted", "seq": 2_000_001, "reason": "worker died"}
-    events = [held, STARTED, token(1_000_003, "Hi"), held, held, again, held, token(2_000_004, "Ho")]
+    twice = again | {"seq": 2_000_002}
+    events = [held, STARTED, token(1_000_003, "Hi"), held, held, again, held, twice, held, token(2_000_004, "Ho")]
     urls = [chat.script_url("run.js"), chat.script_url("views/words.js")]
     told = chat.page.evaluate(HELD, [*urls, events])
     note = "No device answers right now."
@@ -109,6 +110,8 @@ def test_page_run_says_why_nothing_happens_until_it_goes_on(chat: ChatPage) -> N
         ["phase", note, "Hi"],
         ["", note, "Hi"],
         ["replaced", "", ""],
+        ["phase", note, ""],
+        ["phase", "", ""],
         ["phase", note, ""],
         ["replaced", "", "Ho"],
     ]

@@ -109,9 +109,12 @@ export class Run {
       case "notice":
         this.notice = event.message;
         return "phase";
-      case "restarted":
+      case "restarted": {
+        // told when its worker dies, and again by the next one: the second time is no news
+        const known = this.restarted && this.phase === "waiting" && !this.text;
         this.#forget(seq);
-        return "replaced";
+        return known ? "phase" : "replaced";
+      }
       case "done":
       case "stopped":
         this.phase = event.type;

@@ -279,7 +279,7 @@ export class Store extends Bus {
     }
     const change = run.apply(event);
     if (!change) return;
-    this.#tell(run, event);
+    if (event.type !== "restarted" || change === "replaced") this.#tell(run, event);
     if (change === "final") this.#ended(run);
     else this.emit("run", { run, change });
     if (event.type === "queued") this.emit("composer");
