@@ -55,6 +55,7 @@ METRICS: dict[str, Declared] = {
     "coralreef_handovers_total": Declared(
         "counter", "WebSockets by whether the gateway took them, or why it did not.", ("outcome",)
     ),
+    "coralreef_gateway_up": Declared("gauge", "1 where the gateway answers; missing where none is wanted."),
     "coralreef_gateway_adoptions_total": Declared(
         "counter", "Sockets that came to the gateway, by what became of them.", ("outcome",)
     ),

@@ -66,6 +66,8 @@ def metrics(call: Call) -> Response:
     _node_gauges(reports, registry)
     _operators_view(services, reports, registry)
     gateway = services.gateway.report() if services.gateway else None
+    if services.gateway:
+        gauge("coralreef_gateway_up", registry).set(gateway is not None)
     # both count by the same names, which may stand in a page once
     door = [services.counts.text(), *([gateway.metrics] if gateway else [])]
     registry.register(Texts([*door, *(report.metrics for report in reports.values())]))

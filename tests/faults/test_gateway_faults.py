@@ -218,6 +218,7 @@ def test_a_chat_goes_over_the_gateway_and_the_web_process_is_rid_of_it(reef: Ree
     assert reef.get(f"/api/v1/messages/{run.final['message_id']}")["content"] == run.text
     wait_until(lambda: metric(reef, HELD_BY_GATEWAY) == 0, "the gateway to notice that they left")
     assert metric(reef, 'coralreef_gateway_messages_total{direction="in"}') >= 21
+    assert metric(reef, "coralreef_gateway_up") == 1
 
 
 def test_a_frame_that_came_with_its_handshake_is_not_lost(reef: Reef) -> None:
@@ -309,6 +310,7 @@ def test_a_frozen_gateway_holds_up_nobody_who_comes(reef: Reef) -> None:
             assert time.monotonic() - began < 5.0
             status = reef.get("/api/v1/system/status")
             assert (status["gateway"], status["sockets_open"]) == ("down", 1)
+            assert metric(reef, "coralreef_gateway_up") == 0
             os.kill(pid, signal.SIGCONT)
             chat.finish(run)
             assert metric(reef, HELD_BY_WEB) == 1
