@@ -11,7 +11,6 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -20,10 +19,12 @@ import grpc
 import httpx
 import pytest
 from fronts import DEPLOY, HOST, Front, Ports, program, running_front
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from websockets.sync.client import ClientConnection, connect
 from whole_product import SIMULATED_QUEUES, Reef, running_reef
 
+from app.grpc_api.generated import coral_reef_pb2 as pb
+from app.grpc_api.generated import coral_reef_pb2_grpc as pb_grpc
 from reef.access import create_key
 from reef.records.database import Database
 
@@ -66,7 +67,8 @@ def ports(pick_port: FreePort) -> dict[str, Ports]:
 def reef(tmp_path_factory: pytest.TempPathFactory, ports: dict[str, Ports]) -> Iterator[Reef]:
     """The product with the settings that both files ask for."""
     origins = ",".join(f"https://{HOST}:{one.https}" for one in ports.values())
-    fields = {"port": ports["nginx"].reef, "require_api_key": True, "allowed_origins": origins}
+    behind = ports["nginx"]  # the same for both
+    fields = {"port": behind.reef, "grpc_port": behind.grpc, "require_api_key": True, "allowed_origins": origins}
     with running_reef(tmp_path_factory.mktemp("reef"), ELSEWHERE, **fields) as started:
         yield started
 
@@ -273,26 +275,27 @@ def test_a_form_with_a_large_file_is_taken_and_a_large_call_is_not(browser: http
     assert refused.status_code in (413, 502), refused.text
 
 
-def test_grpc_passes(front: Front) -> None:
-    """A call and a stream whose first message arrives before there is a second, over HTTP/2 on the same port."""
-    server = grpc.server(ThreadPoolExecutor(4))
-    servicer = health.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    assert server.add_insecure_port(f"127.0.0.1:{front.ports.grpc}")
-    server.start()
+def test_grpc_passes(front: Front, key: str, reef: Reef) -> None:
+    """A chat whose tokens arrive one by one, over HTTP/2 on the same port; who has no key is told so."""
+    del reef  # it runs
     trusted = grpc.ssl_channel_credentials(front.ca.read_bytes())
-    try:
-        with grpc.secure_channel(f"{HOST}:{front.ports.https}", trusted) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            ask = health_pb2.HealthCheckRequest()
-            assert stub.Check(ask, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
-            watched = stub.Watch(ask, timeout=10)
-            assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
-            servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-            assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
-            watched.cancel()
-    finally:
-        server.stop(None).wait()
+    with grpc.secure_channel(f"{HOST}:{front.ports.https}", trusted) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        serving = health.Check(health_pb2.HealthCheckRequest(), timeout=10).status
+        assert serving == health_pb2.HealthCheckResponse.SERVING
+        chat = pb_grpc.ChatStub(channel)
+        said = pb.SayRequest(persona_id="alice", message="hello there", stream=True)
+        with pytest.raises(grpc.RpcError) as refused:
+            next(chat.Say(said, timeout=10))
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        came: list[float] = []
+        for event in chat.Say(said, metadata=(("authorization", f"Bearer {key}"),), timeout=20):
+            kind = event.WhichOneof("event")
+            if kind == "token":
+                came.append(time.monotonic())
+        assert kind == "done"
+    assert len(came) > 5
+    assert came[-1] - came[0] > 0.3, "the proxy kept the tokens until the end"
 
 
 def test_caddys_own_checks_pass(tmp_path: Path) -> None:
