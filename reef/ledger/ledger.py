@@ -16,88 +16,15 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from reef.contracts.jobs import Job
+from reef.ledger import statements
 from reef.ledger.attachments import attach
 from reef.ledger.model import Claim, JobRecord, LaneBusy, NewJob, PoolFull, PoolLoad, UnknownJob, as_json
+from reef.ledger.statements import MINE, RECORD, as_record, mine
 from reef.records.database import Database
 from reef.records.tables import ACTIVE_STATES, jobs
 
-RECENT_JOBS = 20
-"""Estimates of waiting time rest on this many of a pool's last jobs."""
 MEASURED_EVERY_S = 1.0
 
-_RECORD = [jobs.c[name] for name in JobRecord.__struct_fields__]
-
-# Statements of every turn, built once: building them costs more than running them.
-_BY_ID = sa.select(*_RECORD).where(jobs.c.id == sa.bindparam("job_id"))
-_BY_KEY = sa.select(*_RECORD).where(jobs.c.idempotency_key == sa.bindparam("key"))
-_LANE_HOLDER = sa.select(jobs.c.id).where(jobs.c.lane == sa.bindparam("of_lane"), jobs.c.state.in_(ACTIVE_STATES))
-_BY_STATE = (
-    sa.select(jobs.c.state, sa.func.count())
-    .where(jobs.c.pool == sa.bindparam("of_pool"), jobs.c.state.in_(ACTIVE_STATES))
-    .group_by(jobs.c.state)
-)
-_RECENT = (
-    sa.select((jobs.c.finished_at - jobs.c.started_at).label("seconds"))
-    .where(jobs.c.pool == sa.bindparam("of_pool"), jobs.c.state == "done")
-    .order_by(jobs.c.created_at.desc())
-    .limit(RECENT_JOBS)
-    .subquery()
-)
-_JOB_SECONDS = sa.select(sa.func.avg(_RECENT.c.seconds))
-_INSERT = jobs.insert()
-_NOW, _LEASE = sa.bindparam("now", type_=sa.Double), sa.bindparam("lease", type_=sa.Double)
-_OTHER = jobs.alias("other")
-_A_LAST_ATTEMPT_RUNS_HERE = sa.exists().where(
-    _OTHER.c.owner == sa.bindparam("new_owner"),
-    _OTHER.c.state == "running",
-    _OTHER.c.attempts >= _OTHER.c.attempts_max,
-)
-_CLAIM = (
-    jobs.update()
-    .where(
-        jobs.c.id == sa.bindparam("job_id"),
-        jobs.c.attempts < jobs.c.attempts_max,
-        jobs.c.deadline_at > _NOW,
-        ~jobs.c.stop_requested,
-        sa.or_(
-            sa.and_(jobs.c.state == "queued", jobs.c.not_before <= _NOW),
-            sa.and_(jobs.c.state == "running", jobs.c.lease_until < _NOW),
-        ),
-        # a job on its last attempt may be what kills workers: two of them never share one (see `free`)
-        sa.or_(jobs.c.attempts == 0, jobs.c.attempts < jobs.c.attempts_max - 1, ~_A_LAST_ATTEMPT_RUNS_HERE),
-    )
-    .values(
-        state="running",
-        owner=sa.bindparam("new_owner"),
-        token=jobs.c.token + 1,
-        attempts=jobs.c.attempts + 1,
-        lease_until=_LEASE,
-        started_at=_NOW,
-    )
-    .returning(*_RECORD)
-)
-_SEND_SOON = (
-    jobs.update()
-    .where(jobs.c.id == sa.bindparam("job_id"), jobs.c.state == "queued", jobs.c.attempts > 0)
-    .values(sent_at=0.0)
-)
-_MINE = sa.and_(
-    jobs.c.id == sa.bindparam("job_id"), jobs.c.token == sa.bindparam("my_token"), jobs.c.state == "running"
-)
-_RENEW = jobs.update().where(_MINE).values(lease_until=_LEASE)
-_FINISH = (
-    jobs.update()
-    .where(_MINE)
-    .values(
-        state=sa.bindparam("new_state"),
-        finished_at=_NOW,
-        result=sa.bindparam("new_result"),
-        error=sa.bindparam("new_error"),
-    )
-)
-_STOPS = sa.select(jobs.c.id).where(
-    jobs.c.owner == sa.bindparam("of_owner"), jobs.c.state == "running", jobs.c.stop_requested
-)
 Within = Callable[[sa.Connection], None]
 
 
@@ -126,7 +53,7 @@ class Ledger:
         values = _row(new, now)
         try:
             with connection.begin_nested() if connection.dialect.name == "postgresql" else nullcontext():
-                connection.execute(_INSERT, values)
+                connection.execute(statements.INSERT, values)
                 if new.attachment:
                     attach(connection, values["id"], new.attachment)
         except IntegrityError:  # the lane is taken, or another transaction was faster with this key
@@ -138,12 +65,12 @@ class Ledger:
         return as_record({name: values.get(name) for name in JobRecord.__struct_fields__})
 
     def _by_key(self, connection: sa.Connection, key: str) -> JobRecord | None:
-        row = connection.execute(_BY_KEY, {"key": key}).mappings().first()
+        row = connection.execute(statements.BY_KEY, {"key": key}).mappings().first()
         return as_record(row) if row else None
 
     @staticmethod
     def _lane_holder(connection: sa.Connection, lane: str) -> str | None:
-        return connection.execute(_LANE_HOLDER, {"of_lane": lane}).scalar()
+        return connection.execute(statements.LANE_HOLDER, {"of_lane": lane}).scalar()
 
     # --- a worker's side
 
@@ -152,9 +79,9 @@ class Ledger:
         now = self.clock()
         values = {"job_id": job_id, "now": now, "lease": now + lease_s, "new_owner": owner}
         with self.database.write() as connection:
-            row = connection.execute(_CLAIM, values).mappings().first()
+            row = connection.execute(statements.CLAIM, values).mappings().first()
             if row is None:  # it may have to wait for its turn on this worker: its hint is used up
-                connection.execute(_SEND_SOON, {"job_id": job_id})
+                connection.execute(statements.SEND_SOON, {"job_id": job_id})
         if row is None:
             return None
         record = as_record(row)
@@ -169,7 +96,7 @@ class Ledger:
         now = self.clock()
         with self.database.write() as connection:
             for claim in claims:
-                done = connection.execute(_RENEW, _mine(claim) | {"lease": now + lease_s})
+                done = connection.execute(statements.RENEW, mine(claim) | {"lease": now + lease_s})
                 if done.rowcount != 1:
                     lost.add(claim.job.id)
         return lost
@@ -177,7 +104,7 @@ class Ledger:
     def stops(self, owner: str) -> set[str]:
         """Ids of this owner's running jobs that somebody asked to stop."""
         with self.database.read() as connection:
-            return set(connection.execute(_STOPS, {"of_owner": owner}).scalars())
+            return set(connection.execute(statements.STOPS, {"of_owner": owner}).scalars())
 
     def finish(
         self,
@@ -199,7 +126,7 @@ class Ledger:
             "new_error": error,
         }
         with self.database.write() as connection:
-            done = connection.execute(_FINISH, _mine(claim) | values)
+            done = connection.execute(statements.FINISH, mine(claim) | values)
             if done.rowcount != 1:
                 return False
             if within is not None:
@@ -213,14 +140,14 @@ class Ledger:
         values: dict[str, Any] = {"state": "dead" if dead else "queued", "error": error, "owner": None}
         values |= {"finished_at": now} if dead else {"not_before": now + delay_s, "sent_at": 0.0}
         with self.database.write() as connection:
-            done = connection.execute(jobs.update().where(_MINE).values(values), _mine(claim))
+            done = connection.execute(jobs.update().where(MINE).values(values), mine(claim))
         return values["state"] if done.rowcount == 1 else "lost"
 
     def hand_back(self, claim: Claim) -> bool:
         """Give the job back unharmed (a worker that stops): the attempt does not count."""
         values = {"state": "queued", "owner": None, "sent_at": 0.0, "attempts": jobs.c.attempts - 1}
         with self.database.write() as connection:
-            return connection.execute(jobs.update().where(_MINE).values(values), _mine(claim)).rowcount == 1
+            return connection.execute(jobs.update().where(MINE).values(values), mine(claim)).rowcount == 1
 
     def release(self, connection: sa.Connection, job_id: str, job: Job) -> JobRecord | None:
         """Let a delayed job begin, with what the job before it found out; its hint is then to be sent.
@@ -231,7 +158,7 @@ class Ledger:
             jobs.update()
             .where(jobs.c.id == job_id, jobs.c.state == "queued", jobs.c.token == 0)
             .values(payload=as_json(job), not_before=0.0, sent_at=self.clock())
-            .returning(*_RECORD)
+            .returning(*RECORD)
         )
         found = row.mappings().first()
         return None if found is None else as_record(found)
@@ -262,7 +189,7 @@ class Ledger:
         with self.database.write() as connection:
             ids = list(connection.execute(sa.select(jobs.c.id).where(his)).scalars())
             free(connection, his, now, f"worker {owner} died")
-            query = sa.select(*_RECORD).where(jobs.c.id.in_(ids))
+            query = sa.select(*RECORD).where(jobs.c.id.in_(ids))
             return [as_record(row) for row in connection.execute(query).mappings()]
 
     def get(self, job_id: str) -> JobRecord:
@@ -280,12 +207,12 @@ class Ledger:
     def get_many(self, job_ids: Iterable[str]) -> dict[str, JobRecord]:
         """Those of these jobs that exist, by id."""
         with self.database.read() as connection:
-            rows = connection.execute(sa.select(*_RECORD).where(jobs.c.id.in_(list(job_ids)))).mappings()
+            rows = connection.execute(sa.select(*RECORD).where(jobs.c.id.in_(list(job_ids)))).mappings()
             return {row["id"]: as_record(row) for row in rows}
 
     @staticmethod
     def _get(connection: sa.Connection, job_id: str) -> JobRecord:
-        row = connection.execute(_BY_ID, {"job_id": job_id}).mappings().first()
+        row = connection.execute(statements.BY_ID, {"job_id": job_id}).mappings().first()
         if row is None:
             raise UnknownJob(job_id)
         return as_record(row)
@@ -293,7 +220,7 @@ class Ledger:
     def active(self, session_id: str) -> list[JobRecord]:
         """Jobs of a session that have not ended, oldest first."""
         query = (
-            sa.select(*_RECORD)
+            sa.select(*RECORD)
             .where(jobs.c.session_id == session_id, jobs.c.state.in_(ACTIVE_STATES))
             .order_by(jobs.c.created_at)
         )
@@ -303,7 +230,7 @@ class Ledger:
     def active_of(self, task: str) -> list[JobRecord]:
         """Jobs of one kind that have not ended, oldest first."""
         query = (
-            sa.select(*_RECORD).where(jobs.c.task == task, jobs.c.state.in_(ACTIVE_STATES)).order_by(jobs.c.created_at)
+            sa.select(*RECORD).where(jobs.c.task == task, jobs.c.state.in_(ACTIVE_STATES)).order_by(jobs.c.created_at)
         )
         with self.database.read() as connection:
             return [as_record(row) for row in connection.execute(query).mappings()]
@@ -314,7 +241,7 @@ class Ledger:
             return self._load(connection, pool)
 
     def _load(self, connection: sa.Connection, pool: str) -> PoolLoad:
-        counts: dict[str, int] = dict(connection.execute(_BY_STATE, {"of_pool": pool}).all())
+        counts: dict[str, int] = dict(connection.execute(statements.BY_STATE, {"of_pool": pool}).all())
         seconds = self.job_seconds(connection, pool)
         return PoolLoad(counts.get("queued", 0), counts.get("running", 0), seconds)
 
@@ -323,7 +250,7 @@ class Ledger:
         now = self.clock()
         known = self._measured.get(pool)
         if known is None or not 0.0 <= now - known[0] < MEASURED_EVERY_S:
-            known = (now, connection.execute(_JOB_SECONDS, {"of_pool": pool}).scalar())
+            known = (now, connection.execute(statements.JOB_SECONDS, {"of_pool": pool}).scalar())
             self._measured[pool] = known
         return known[1]
 
@@ -345,7 +272,7 @@ class Ledger:
 
     def dead(self, limit: int = 100) -> list[JobRecord]:
         """Jobs whose attempts are used up, newest first."""
-        query = sa.select(*_RECORD).where(jobs.c.state == "dead").order_by(jobs.c.finished_at.desc()).limit(limit)
+        query = sa.select(*RECORD).where(jobs.c.state == "dead").order_by(jobs.c.finished_at.desc()).limit(limit)
         with self.database.read() as connection:
             return [as_record(row) for row in connection.execute(query).mappings()]
 
@@ -377,10 +304,6 @@ class Ledger:
         """Note that a hint for this job was put on a queue now."""
         with self.database.write() as connection:
             connection.execute(jobs.update().where(jobs.c.id == job_id).values(sent_at=self.clock()))
-
-
-def _mine(claim: Claim) -> dict[str, Any]:
-    return {"job_id": claim.job.id, "my_token": claim.token}
 
 
 def free(connection: sa.Connection, which: sa.ColumnElement[bool], now: float, reason: str) -> None:
@@ -424,8 +347,3 @@ def _row(new: NewJob, now: float) -> dict[str, Any]:
         # the caller sends the first hint right after its commit; that of a delayed job is the sweeper's to send
         "sent_at": 0.0 if new.delay_s else now,
     }
-
-
-def as_record(row: Mapping[Any, Any]) -> JobRecord:
-    """A row of the columns of JobRecord as a value."""
-    return JobRecord(**row)

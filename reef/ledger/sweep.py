@@ -10,8 +10,9 @@ from collections.abc import Callable
 import msgspec
 import sqlalchemy as sa
 
-from reef.ledger.ledger import Ledger, as_record, free
+from reef.ledger.ledger import Ledger, free
 from reef.ledger.model import JobRecord
+from reef.ledger.statements import as_record
 from reef.records.tables import ACTIVE_STATES, jobs
 
 RESEND_AFTER_S = 5.0
