@@ -269,8 +269,8 @@ class Visit(Protocol):
         """The engine that answers this job: the one its route names, else the newest. It stays this one."""
 
 
-class Station(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker process has for the jobs of one pool. Its engine comes with each job (`enter`)."""
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker process has for the jobs of one pool, whichever engine answers them."""
 
     node: str
     device: str
@@ -282,65 +282,37 @@ class Station(msgspec.Struct, frozen=True, kw_only=True):
     note_affinity: Callable[[str], None]
     """Remember that this node holds a session's prompt cache."""
     observe: Callable[[ReplyMeasures], None]
-    enter: Callable[[], AbstractContextManager[Visit | None]]
-    """A job comes. None where this worker serves the pool no longer."""
-    pass_on: Callable[[str], None]
-    """Send the hint of a job that was taken for a pool this worker serves no longer."""
-    knowledge: KnowledgeContext | None = None
-    """What tasks of knowledge need besides; only where the pool has a part in it."""
-    models: Keeping | None = None
-    """What fetches models; only where the pool is maintenance."""
     observe_inference: Callable[[int, float], None] = lambda _inputs, _seconds: None
     """Called with how many inputs a job had, and the seconds they took on the device."""
     spans: Spans | None = None
     """Where traces go, if they go anywhere."""
+    knowledge: KnowledgeContext | None = None
+    """What tasks of knowledge need besides; only where the pool has a part in it."""
+    models: Keeping | None = None
+    """What fetches models; only where the pool is maintenance."""
+
+
+class Station(Surroundings, frozen=True, kw_only=True):
+    """Where the jobs of one pool come to. Their engine comes with each of them (`enter`)."""
+
+    enter: Callable[[], AbstractContextManager[Visit | None]]
+    """A job comes. None where this worker serves the pool no longer."""
+    pass_on: Callable[[str], None]
+    """Send the hint of a job that was taken for a pool this worker serves no longer."""
 
     def with_engine(self, engine: Engine) -> DeviceContext:
-        """What one job finds: all of this, and its engine."""
-        return DeviceContext(
-            node=self.node,
-            device=self.device,
-            pool=self.pool,
-            engine=engine,
-            database=self.database,
-            ledger=self.ledger,
-            leases=self.leases,
-            open_writer=self.open_writer,
-            note_affinity=self.note_affinity,
-            observe=self.observe,
-            observe_inference=self.observe_inference,
-            spans=self.spans,
-            knowledge=self.knowledge,
-            models=self.models,
-        )
+        """What one job finds."""
+        return DeviceContext(engine=engine, **{name: getattr(self, name) for name in Surroundings.__struct_fields__})
 
 
-class DeviceContext(msgspec.Struct, frozen=True, kw_only=True):
+class DeviceContext(Surroundings, frozen=True, kw_only=True):
     """What a job finds in its worker process: the device, its engine and the ways out.
 
     What its engine can do follows from the pool: `chat`, `embedding` and `parsing` are the same engine, seen as what
     the tasks of those pools need.
     """
 
-    node: str
-    device: str
-    pool: Pool
     engine: Engine
-    database: Database
-    ledger: Ledger
-    leases: Leases
-    open_writer: Callable[[Claim], RunWriter]
-    note_affinity: Callable[[str], None]
-    """Remember that this node holds a session's prompt cache."""
-    observe: Callable[[ReplyMeasures], None]
-    observe_inference: Callable[[int, float], None] = lambda _inputs, _seconds: None
-    """Called with how many inputs a job had, and the seconds they took on the device."""
-    spans: Spans | None = None
-    """Where traces go, if they go anywhere."""
-    knowledge: KnowledgeContext | None = None
-    """What tasks of knowledge need besides; only where the pool has a part in it."""
-    models: Keeping | None = None
-    """What fetches models; only where the pool is maintenance."""
 
     @property
     def chat(self) -> ChatEngine:
