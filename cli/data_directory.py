@@ -20,7 +20,7 @@ from cli.errors import Problem
 from workers import child_process
 from workers.child_process import ProcessId
 from workers.private_file import write_private
-from workers.supervisor import ProcessState
+from workers.process_spec import ProcessState
 
 T = TypeVar("T")
 PARTS = ("run", "logs", "broker", "models", "chroma")

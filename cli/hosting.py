@@ -28,7 +28,8 @@ from reef.contracts.nodes import NodeReport
 from reef.nodes import reports_of
 from reef.records.database import Database
 from reef.settings import Settings, inherited_environment
-from workers.supervisor import ExitReport, ProcessState, Supervisor
+from workers.process_spec import ExitReport, ProcessState
+from workers.supervisor import Supervisor
 
 LOOK_AGAIN_S = 0.1
 LOOK_S = 2.5

@@ -32,7 +32,8 @@ from reef.records.database import Database, migrate
 from reef.settings import Settings, inherited_environment
 from reef.topology import Topology
 from workers import broker, vector_server
-from workers.supervisor import ExitReport, ProcessFailed, ProcessSpec, ProcessState, Supervisor
+from workers.process_spec import ExitReport, ProcessFailed, ProcessSpec, ProcessState
+from workers.supervisor import Supervisor
 
 BROKER_READY_S = 30.0
 """Loading a large append-only file takes time; PING answers when it is done."""

@@ -13,7 +13,7 @@ from cli.errors import Problem
 from reef.placement.serving import given_out
 from reef.settings import Settings
 from reef.topology import Device, Pool, Topology, TopologyError, load_topology
-from workers.supervisor import ExitReport, ProcessSpec
+from workers.process_spec import ExitReport, ProcessSpec
 
 CODE = Path(__file__).resolve().parents[1]
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")

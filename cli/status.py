@@ -17,7 +17,7 @@ from cli.options import data_dir_option, settings_with
 from cli.reef_client import ReefClient
 from cli.show import plain_console, size, span, table
 from workers.child_process import group_memory_bytes
-from workers.supervisor import ProcessState
+from workers.process_spec import ProcessState
 
 
 @click.command()

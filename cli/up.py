@@ -25,7 +25,7 @@ from reef import access
 from reef.records.database import Database
 from reef.settings import Settings
 from reef.topology import Topology
-from workers.supervisor import ProcessState
+from workers.process_spec import ProcessState
 
 READY_TIMEOUT_S = 600.0
 """A large model on a small machine takes minutes to load; the progress is shown all the time."""

@@ -15,19 +15,15 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import msgspec
 
 from workers import child_process
 from workers.process_log import ProcessLog, tail
-
-State = Literal["starting", "running", "waiting", "stopping", "stopped"]
+from workers.process_spec import ExitReport, ProcessFailed, ProcessSpec, ProcessState, State
 
 RESTART_DELAYS_S = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Wait before the n-th restart in a row; the first is immediate, the last repeats."""
@@ -42,51 +38,6 @@ READ_BYTES = 64 * 1024
 LAST_READS_MAX = 64
 """Reads of a dead process's pipe; more can only come from a child of its that got away."""
 COMMAND_WAIT_S = 10.0
-
-
-class ProcessFailed(RuntimeError):
-    """A process did not become ready; the message has its exit status and the end of its log."""
-
-
-class ExitReport(msgspec.Struct, frozen=True):
-    """How a process ended."""
-
-    name: str
-    pid: int
-    returncode: int
-    expected: bool
-    """It was asked to stop and ended by itself."""
-
-
-@dataclass(frozen=True)
-class ProcessSpec:
-    """What to run and how to treat it."""
-
-    name: str
-    argv: Sequence[str]
-    environment: Mapping[str, str]
-    """The whole environment of the process."""
-    directory: Path
-    probe: Callable[[], bool] | None = None
-    """Says whether the process serves; called in the thread that waits for it."""
-    on_exit: Callable[[ExitReport], None] | None = None
-    """Called in a thread of its own after each exit that was not orderly, before the restart."""
-    stop_phase: int = 0
-    """All processes of a phase are asked to stop, in the order they were started; the next phase begins when
-    they have gone."""
-    stop_grace_s: float = 10.0
-
-
-class ProcessState(msgspec.Struct, frozen=True):
-    """What is known of a process now."""
-
-    name: str
-    state: State
-    pid: int
-    start_ticks: int
-    started_at: float
-    restarts: int
-    last_exit: str
 
 
 @dataclass

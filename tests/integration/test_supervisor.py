@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from workers import child_process, supervisor
-from workers.supervisor import ExitReport, ProcessFailed, ProcessSpec, Supervisor
+from workers.process_spec import ExitReport, ProcessFailed, ProcessSpec
+from workers.supervisor import Supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 10.0
@@ -189,7 +190,8 @@ def test_nothing_outlives_a_killed_supervisor(tmp_path: Path) -> None:
             textwrap.dedent(f"""
                 import os, sys, time
                 from pathlib import Path
-                from workers.supervisor import ProcessSpec, Supervisor
+                from workers.process_spec import ProcessSpec
+                from workers.supervisor import Supervisor
                 keeper = Supervisor(Path({str(tmp_path)!r}))
                 argv = [sys.executable, "-c", "import time; time.sleep(600)"]
                 keeper.start(ProcessSpec("child", argv, dict(os.environ), Path({str(tmp_path)!r})))

@@ -13,7 +13,8 @@ import redis
 
 from reef.settings import inherited_environment
 from workers import broker
-from workers.supervisor import ProcessSpec, Supervisor
+from workers.process_spec import ProcessSpec
+from workers.supervisor import Supervisor
 
 READY_S = 15.0
 

@@ -14,7 +14,7 @@ import pytest
 from cli.data_directory import DataDirectory, FlowerLogin
 from cli.errors import Problem
 from workers import child_process
-from workers.supervisor import ProcessState
+from workers.process_spec import ProcessState
 
 
 def state(pid: int, start_ticks: int) -> ProcessState:
