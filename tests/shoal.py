@@ -370,7 +370,9 @@ class Shoal:
                     last[job_id] = holder
             # one that the dying device still did with its last breath went nowhere
             for job_id in (job_id for job_id, holder in last.items() if holder == node != done_by[job_id]):
-                later = min(at for job, _, at in self.held if job == job_id and at > died_at)
+                later = min((at for job, _, at in self.held if job == job_id and at > died_at), default=None)
+                if later is None:  # its lease ran out while it was held up: who did it held it already
+                    continue
                 deaths = [at for other, at in self.deaths if died_at <= at <= later and pools[job_id] in scarce]
                 taken.append(later - max([died_at, *deaths]))
         return taken
