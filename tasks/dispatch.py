@@ -24,6 +24,20 @@ log = logging.getLogger(__name__)
 
 REPORTS_FRESH_S = 0.25
 """What workers say is read again when it is older."""
+FIRST_AMONG = 32
+"""A hint that is to come first is looked for among so many of those sent last."""
+
+# Puts the hint of job ARGV[1], just sent, where consumers of the queue KEYS[1] look first: they pop on the right.
+_TO_THE_FRONT = """
+for _, message in ipairs(redis.call('LRANGE', KEYS[1], 0, tonumber(ARGV[2]) - 1)) do
+  if string.find(message, ARGV[1], 1, true) then
+    redis.call('LREM', KEYS[1], 1, message)
+    redis.call('RPUSH', KEYS[1], message)
+    return 1
+  end
+end
+return 0
+"""
 
 
 class BrokerDown(Exception):
@@ -43,11 +57,12 @@ class Dispatcher:
         )
         self._reports: tuple[float, dict[str, Vitals]] = (-REPORTS_FRESH_S, {})
 
-    def send(self, record: JobRecord, *, prefer: bool = True) -> None:
+    def send(self, record: JobRecord, *, prefer: bool = True, first: bool = False) -> None:
         """Put a hint for this job on a queue of its pool. Raises BrokerDown.
 
         A job with a route goes to the devices that report it, or to any where none does. `prefer`: the session's next
-        turn goes to the device that holds its prompt cache, if that has room.
+        turn goes to the device that holds its prompt cache, if that has room. `first`: it comes before all that wait
+        there; for a job that had its turn already, and lost its worker.
         """
         pool = self.topology.pool(record.pool)
         try:
@@ -64,8 +79,14 @@ class Dispatcher:
                 argsrepr="()",
                 kwargsrepr=f"{{'job_id': '{record.id}'}}",
             )
+            if first:
+                self.redis.eval(_TO_THE_FRONT, 1, queue, record.id, str(FIRST_AMONG))
         except (OperationalError, redis.RedisError, OSError) as error:
             raise BrokerDown(f"the broker did not take the job: {error}") from error
+
+    def send_again(self, record: JobRecord) -> None:
+        """Put a hint on its pool's queue once more; a job that had begun comes first there. Raises BrokerDown."""
+        self.send(record, prefer=False, first=record.token > 0)
 
     def send_or_leave(self, record: JobRecord, *, prefer: bool = False) -> None:
         """Put a hint on its pool's queue; one that the broker does not take is left to the sweeper."""

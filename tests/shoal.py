@@ -276,7 +276,7 @@ class Shoal:
         while not self.closing.wait(0.5 / self.speed):
             sweep(
                 self.ledger,
-                lambda job: self.dispatcher.send(job, prefer=False),
+                self.dispatcher.send_again,
                 self.dispatcher.pending,
                 resend_after_s=5.0 / self.speed,
             )

@@ -36,7 +36,7 @@ def recover_node(settings: Settings, node: str) -> None:
             for job in released:
                 if job.state == "queued":
                     announce_death(client, job)
-                    dispatcher.send(job, prefer=False)
+                    dispatcher.send_again(job)
                     ledger.mark_sent(job.id)
                 else:
                     announce_end(database, client, job)

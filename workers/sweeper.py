@@ -49,7 +49,7 @@ def run(stop: threading.Event) -> None:
     forget_at = time.monotonic()
     while not stop.wait(ROUND_S):
         try:
-            swept = sweep(ledger, lambda job: dispatcher.send(job, prefer=False), dispatcher.pending)
+            swept = sweep(ledger, dispatcher.send_again, dispatcher.pending)
             for job in swept.ended:
                 announce_end(database, dispatcher.redis, job)
             if swept.resent or swept.ended:
