@@ -62,13 +62,13 @@ else
 	@$(PY) -m pytest $(ARGS)
 endif
 
-# The two halves run side by side: the product's tests mostly wait for processes that they start and kill.
+# The two halves run side by side: tests of the running product mostly wait for processes that they start and kill.
 .PHONY: test-parts test-product
 test-parts: lint
-	@$(PY) -m pytest tests/unit tests/contract libs
+	@$(PY) -m pytest tests/unit tests/contract libs tests/acceptance
 
 test-product: install-dev
-	@$(PY) -m pytest tests/integration tests/acceptance tests/faults
+	@$(PY) -m pytest tests/integration tests/faults
 
 lint: install-dev ## ruff, mypy --strict, import-linter
 	@$(PY) -m ruff check .

