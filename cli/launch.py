@@ -375,7 +375,7 @@ class ReefProcesses:
 def secrets_of(settings: Settings) -> list[str]:
     """What must not stand in a log."""
     urls = (settings.redis_url, settings.database_url, settings.chroma_url)
-    known = [settings.remote_api_key, *map(_password_of, urls)]
+    known = [settings.remote_api_key, settings.rerank_api_key, *map(_password_of, urls)]
     return [secret for secret in known if len(secret) >= SECRET_CHARACTERS_MIN]
 
 

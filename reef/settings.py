@@ -49,6 +49,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     remote_url: str = ""
     """Base URL of an OpenAI-compatible server, for pools with engine: remote."""
     remote_api_key: str = ""
+    rerank_url: str = ""
+    """Base URL of a service that answers POST /rerank as Cohere does; empty: passages keep the order of the indexes."""
+    rerank_model: str = ""
+    """Its model; empty for a server that has one."""
+    rerank_api_key: str = ""
     allowed_origins: str = ""
     """Comma-separated web origins besides our own that may open a WebSocket."""
     require_api_key: bool = False

@@ -106,7 +106,7 @@ class Stations:
             flow = make_flow(self.ledger, settings, self._dispatcher, self.client)
         else:
             flow = self._knowledge.flow
-        self._knowledge = knowledge_context(flow, self.database, settings.chroma_url, self._dispatcher, metrics)
+        self._knowledge = knowledge_context(flow, self.database, settings, self._dispatcher, metrics)
         return self._knowledge
 
     def _open_models(self) -> Keeping:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from reef.contracts.jobs import QueryFilters, QueryJob
 from reef.knowledge.chroma import Metadata
 from reef.knowledge.model import Passage
+from reef.knowledge.reranking import Reranking
 from reef.knowledge.retrieval import SIMILARITY_MIN, Retriever
 from reef.knowledge.vectors import BATCH_MAX, Vectors, VectorsRefused, VectorStoreDown
 from reef.knowledge.visible import Filters
@@ -46,8 +47,8 @@ class WindowRow(msgspec.Struct, frozen=True):
 class PassageIndex:
     """reef.ports.KnowledgeIndex. Thread-safe."""
 
-    def __init__(self, database: Database, vectors: Vectors) -> None:
-        self._database, self._vectors = database, vectors
+    def __init__(self, database: Database, vectors: Vectors, reranking: Reranking | None = None) -> None:
+        self._database, self._vectors, self._reranking = database, vectors, reranking
 
     def put(self, document_ids: Sequence[str], progressed: Callable[[], None]) -> None:
         """Store the windows of these documents, those of many small ones together. Raises EngineError."""
@@ -79,12 +80,12 @@ class PassageIndex:
 
     def search_words(self, job: QueryJob) -> list[Passage]:
         """The passages that have the question's words: what can be found while Chroma is away."""
-        return Retriever(self._database, self._vectors, _no_vector).retrieve(
+        return Retriever(self._database, self._vectors, _no_vector, self._reranking).retrieve(
             job.question, job.stores, k=job.k, filters=filters_of(job.filters), mode="text"
         )
 
     def _find(self, job: QueryJob, embed: Callable[[str], NDArray[np.float32]]) -> list[Passage]:
-        return Retriever(self._database, self._vectors, embed).retrieve(
+        return Retriever(self._database, self._vectors, embed, self._reranking).retrieve(
             job.question,
             job.stores,
             k=job.k,

@@ -2,8 +2,9 @@
 
 How a question is answered: the windows nearest to it (vector index) and the chunks with its words (full-text index)
 are fused by reciprocal rank; what is too far from the question in meaning is left out, unless it has every word of
-it; of what is left, passages that say the same thing give way to others (maximal marginal relevance). Knows neither
-prompts nor personas' rights beyond the stores it is given.
+it; where there is a reranker, it puts the best of what is left in its own order; and passages that say the same thing
+give way to others (maximal marginal relevance). Knows neither prompts nor personas' rights beyond the stores it is
+given.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from reef.knowledge import fulltext
 from reef.knowledge.chroma import Where
 from reef.knowledge.model import Passage
 from reef.knowledge.passages import PASSAGE_COLUMNS, passage_of
+from reef.knowledge.reranking import Reranking
 from reef.knowledge.vectors import QUERY_K_MAX, Vectors
 from reef.knowledge.visible import NO_FILTERS, Filters, owners, visible
 from reef.records.database import Database
@@ -68,11 +70,18 @@ class _Found(msgspec.Struct):
 class Retriever:
     """Finds passages in the stores of one reef. Thread-safe as far as `embed` is."""
 
-    def __init__(self, database: Database, vectors: Vectors, embed: Callable[[str], Vector]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        vectors: Vectors,
+        embed: Callable[[str], Vector],
+        reranking: Reranking | None = None,
+    ) -> None:
         """`embed` gives the normalised vector of a question, by the model that made the documents' vectors."""
         self._database = database
         self._vectors = vectors
         self._embed = embed
+        self._reranking = reranking
 
     def retrieve(
         self,
@@ -115,7 +124,10 @@ class Retriever:
             if one.chunk_id in rows and (vector is None or _relevant(one, similarity_min))
         ]
         vectors_of = {one.chunk_id: one.vector for one in found.values() if one.vector is not None}
-        return _diverse(_without_overlaps(passages), vectors_of, k)
+        passages = _without_overlaps(passages)
+        if self._reranking is not None:
+            passages = self._reranking.best_first(question, passages)
+        return _diverse(passages, vectors_of, k)
 
     def _near_filtered(
         self, connection: sa.Connection, stores: Sequence[str], vector: Vector, asked: int, filters: Filters

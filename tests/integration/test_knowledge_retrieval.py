@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +19,8 @@ from reef.knowledge.vectors import VectorIndex, VectorStoreDown
 from reef.knowledge.visible import Filters, stores_of
 from reef.records.database import Database
 from reef.records.tables import chunks, documents, windows
+from reef.settings import Settings
+from workers.knowledge import make_reranking
 
 LIBRARY = {
     "harbour.md": "Boats enter the harbour when the tide is high and the green light burns.",
@@ -184,3 +189,37 @@ def test_without_the_vector_store_words_are_still_found(any_database: Database, 
     with pytest.raises(VectorStoreDown):
         finder.retrieve("cucumber", ALL)
     vectors.close()
+
+
+class Likes(BaseHTTPRequestHandler):
+    """A rerank service that likes whales; one whose key is wrong is refused."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        known = self.headers["authorization"] == "Bearer k" and self.path == "/v2/rerank"
+        likes = [float("Whales" in text) for text in asked["documents"]]
+        answer = {"results": [{"index": at, "relevance_score": score} for at, score in enumerate(likes)]}
+        body = json.dumps(answer if known else {"message": "invalid api token"}).encode()
+        self.send_response(200 if known else 401)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.mark.parametrize("key", ["k", "wrong"])
+def test_a_reranker_of_the_settings_has_the_last_word(
+    any_database: Database, vectors: VectorIndex, retriever: Retriever, key: str
+) -> None:
+    """What it likes comes first; one that refuses changes nothing."""
+    ask = ("when may boats enter the harbour", ALL)
+    before = names(retriever.retrieve(*ask, similarity_min=-1.0))
+    assert before[0] == "harbour.md"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Likes) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        settings = Settings(rerank_url=f"http://127.0.0.1:{server.server_port}/v2", rerank_api_key=key)
+        again = Retriever(any_database, vectors, hashed, make_reranking(settings)).retrieve(*ask, similarity_min=-1.0)
+        server.shutdown()
+    assert names(again) == (["whales.md", *(one for one in before if one != "whales.md")] if key == "k" else before)

@@ -19,16 +19,17 @@ from embeddings_engine import (
     EmbeddingsEngine,
     RateLimited,
     RequestRefused,
+    Reranker,
     Service,
     VectorCache,
 )
-from embeddings_engine.backends.service import retry_after_s
+from embeddings_engine.backends.calling import retry_after_s
 
 DIMENSIONS = 6
 
 
 class FakeService:
-    """Answers POST /v1/embeddings as OpenAI and POST /v2/embed as Cohere; `faults` come first, one a request."""
+    """OpenAI's /v1/embeddings, Cohere's /v2/embed and /v2/rerank; `faults` come first, one a request."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, Any], str]] = []
@@ -74,6 +75,11 @@ class FakeService:
             tokens = sum(len(text.split()) for text in texts)
             usage = {"prompt_tokens": tokens, "total_tokens": tokens}
             return {"object": "list", "data": rows[::-1], "model": body["model"], "usage": usage}
+        if path == "/v2/rerank":
+            shared = [len(set(text.split()) & set(body["query"].split())) for text in body["documents"]]
+            best = sorted(range(len(shared)), key=lambda at: -shared[at])[: body["top_n"]]
+            results = [{"index": at, "relevance_score": shared[at] / 10} for at in best]
+            return {"id": "x", "results": results, "meta": {"billed_units": {"search_units": 1}}}
         assert path == "/v2/embed"
         assert len(body["texts"]) <= 96
         assert body["truncate"] == "NONE"
@@ -249,3 +255,47 @@ def test_retry_after_is_a_number_or_a_date() -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
     assert 35 < (retry_after_s(later) or 0) <= 40
     assert [retry_after_s(value) for value in (None, "", "soon", "nan")] == [None] * 4
+
+
+def test_a_reranker_says_how_well_each_text_answers(fake: FakeService) -> None:
+    """The service sorts its answer; the scores come back in the order of the texts."""
+    reranker = Reranker("rerank-v3.5", Service(base_url=f"{fake.url}/v2", api_key="k"))
+    texts = ["a dry desert", "the reef at low tide", "tide tables"]
+    scores = reranker.rank("when is low tide at the reef", texts)
+    assert scores.tolist() == pytest.approx([0.0, 0.5, 0.1])
+    (_, body, key) = fake.requests[0]
+    assert (body["model"], body["documents"], body["top_n"], key) == ("rerank-v3.5", texts, 3, "Bearer k")
+    assert reranker.rank("nothing to rank", []).shape == (0,)
+    assert reranker.usage().requests == 1
+    reranker.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"results": [{"index": 0, "relevance_score": 0.5}]},
+        {"results": [{"index": 0, "relevance_score": 0.5}, {"index": 7, "relevance_score": 0.5}]},
+        {"results": [{"index": 0, "relevance_score": "NaN"}, {"index": 1, "relevance_score": 0.5}]},
+        {"data": []},
+        [],
+    ],
+)
+def test_an_answer_that_is_no_ranking_is_said_to_be_none(fake: FakeService, answer: Any) -> None:
+    """A text without a score would otherwise look like a bad one."""
+    fake.faults = [(200, {}, answer)]
+    reranker = Reranker("", Service(base_url=f"{fake.url}/v2"))
+    with pytest.raises(BackendFailed, match="something else than a ranking"):
+        reranker.rank("tide", ["one", "two"])
+    assert "model" not in fake.requests[0][1]
+    reranker.close()
+
+
+def test_a_reranker_refuses_what_cannot_be_asked(fake: FakeService) -> None:
+    """Before anything is sent."""
+    with pytest.raises(BackendUnavailable, match="address"):
+        Reranker("m", Service())
+    reranker = Reranker("m", Service(base_url=fake.url))
+    with pytest.raises(RequestRefused, match="at most 1000"):
+        reranker.rank("tide", ["x"] * 1001)
+    assert fake.requests == []
+    reranker.close()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from embeddings_engine.backends.calling import Service
 from embeddings_engine.backends.select import DeviceFallback
-from embeddings_engine.backends.service import Service
 from embeddings_engine.cache import MemoryTier, RedisTier, SqliteTier, VectorCache
 from embeddings_engine.engine import EmbeddingsEngine, Stats, Windows
 from embeddings_engine.errors import (
@@ -19,6 +19,7 @@ from embeddings_engine.errors import (
 )
 from embeddings_engine.models import build_bundle, ensure_bundle, ensure_model
 from embeddings_engine.reduction import Int8, Pca, hamming_similarity, similarity, to_binary, truncate
+from embeddings_engine.rerank import Reranker
 from embeddings_engine.store import Match, VectorStore
 from embeddings_engine.tokens import Span
 
@@ -38,6 +39,7 @@ __all__ = [
     "RateLimited",
     "RedisTier",
     "RequestRefused",
+    "Reranker",
     "SelfTestFailed",
     "Service",
     "Span",

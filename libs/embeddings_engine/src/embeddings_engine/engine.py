@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embeddings_engine.backends.base import Backend, Usage, normalised
+from embeddings_engine.backends.calling import Service
 from embeddings_engine.backends.select import Choice, open_backend
-from embeddings_engine.backends.service import Service
 from embeddings_engine.cache import MemoryTier, TierStats, VectorCache, cache_key
 from embeddings_engine.errors import Cancelled
 from embeddings_engine.lane import Guard, Lane, Work

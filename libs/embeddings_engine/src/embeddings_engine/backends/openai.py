@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from embeddings_engine.backends.base import Traits
-from embeddings_engine.backends.service import Service, ServiceBackend
+from embeddings_engine.backends.calling import Service
+from embeddings_engine.backends.service import ServiceBackend
 from embeddings_engine.catalogue import card_for
 from embeddings_engine.errors import BackendUnavailable
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embeddings_engine.backends.base import Backend
-from embeddings_engine.backends.service import Service
+from embeddings_engine.backends.calling import Service
 from embeddings_engine.catalogue import card_for
 from embeddings_engine.errors import BackendUnavailable, ModelUnavailable
 from embeddings_engine.models import Progress, ensure_bundle, ensure_model
