@@ -80,10 +80,18 @@ def main() -> None:
 
 def _machine() -> str:
     names = ("ai-edge-litert", "onnxruntime", "numpy", "tokenizers")
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    versions = ", ".join(f"{name} {_version(name)}" for name in names)
     with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
         chip = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "unknown CPU")
     return f"Machine: {chip}, {platform.system()} {platform.machine()}, Python {platform.python_version()}; {versions}."
+
+
+def _version(name: str) -> str:
+    """Of an installed package; the extras may be missing."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _open(options: argparse.Namespace, backend: str) -> EmbeddingsEngine:

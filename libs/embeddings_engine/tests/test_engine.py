@@ -151,6 +151,15 @@ def test_what_cannot_be_opened_says_why(
         EmbeddingsEngine(**({"model": tiny, "device": "cpu"} | arguments))  # type: ignore[arg-type]
 
 
+def test_numbers_below_one_are_refused(engine: EmbeddingsEngine, tiny: Path) -> None:
+    """Before anything is loaded or computed."""
+    with pytest.raises(ValueError, match="threads is 0"):
+        EmbeddingsEngine(tiny, "cpu", threads=0)
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"batch_size is {size}"):
+            engine.encode(["a text"], batch_size=size)
+
+
 def test_only_text_is_taken(engine: EmbeddingsEngine) -> None:
     """A number in the list is named with its place."""
     with pytest.raises(TypeError, match=r"texts\[1\] is a int"):

@@ -13,7 +13,10 @@ from embeddings_engine import DeviceFallback, EmbeddingsEngine, VectorStore, sim
 
 
 def test_int8_is_as_close_to_float32_as_promised(real: EmbeddingsEngine) -> None:
-    """Over varied texts the mean cosine with ONNX Runtime's float32 is at least 0.997, the least at least 0.99."""
+    """Over varied texts the mean cosine with ONNX Runtime's float32 is at least 0.997, the least at least 0.99.
+
+    A fifth of the thousand that bench/embeddings_bench.py takes.
+    """
     texts = varied(1000)[::5]
     with EmbeddingsEngine("all-MiniLM-L6-v2", "cpu", backend="onnx", cache_dir=MODEL_CACHE, threads=2) as exact:
         cosines = (exact.encode(texts) * real.encode(texts)).sum(axis=1)

@@ -38,6 +38,8 @@ def test_similarity_has_the_shape_of_its_arguments() -> None:
     assert np.asarray(similarity(a, a[0])).shape == (3,)
     np.testing.assert_allclose(similarity(a, a), a @ a.T, atol=1e-6)
     assert similarity(np.zeros(4, np.float32), np.ones(4, np.float32)) == 0
+    with pytest.raises(ValueError, match="4 and 3 dimensions"):
+        similarity(np.ones(4, np.float32), np.ones(3, np.float32))
 
 
 def test_pca_keeps_neighbours_that_truncation_loses(tmp_path: Path) -> None:

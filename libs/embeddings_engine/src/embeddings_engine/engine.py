@@ -108,8 +108,10 @@ class EmbeddingsEngine:
 
         `before_bulk` is called before each bulk call, in the thread that makes it: where a program lowers that
         thread's priority, or lets it wait while the processor is wanted elsewhere. `delegate_library` is the file
-        that opens an Edge TPU; empty: Google's, as it is installed.
+        that opens an Edge TPU; empty: Google's, as it is installed. Raises ValueError for less than one thread.
         """
+        if threads < 1:
+            raise ValueError(f"threads is {threads}; a model needs at least one.")
         if backend is None or isinstance(backend, str):
             choice = Choice(
                 model=model,
@@ -174,8 +176,11 @@ class EmbeddingsEngine:
 
         A text longer than the window is embedded in windows; its vector is their mean, weighted by tokens and
         normalised. One text alone is interactive and overtakes lists, unless `priority` says otherwise.
-        Raises Cancelled between two device calls once `cancel` is set, BackendFailed, Closed.
+        Raises Cancelled between two device calls once `cancel` is set, BackendFailed, Closed; ValueError for a
+        `batch_size` below 1.
         """
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; a call takes at least one text.")
         alone = isinstance(texts, str)
         listed = _readable([texts] if isinstance(texts, str) else texts)
         self._check_dimensions(dimensions)

@@ -13,8 +13,13 @@ _BIT_COUNTS = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8
 
 
 def similarity(left: Vectors, right: Vectors) -> NDArray[np.float32] | float:
-    """Cosine similarity: a number for two vectors, a row or matrix when either side has several."""
+    """Cosine similarity: a number for two vectors, a row or matrix when either side has several.
+
+    Raises ValueError where their lengths differ: they are of two models.
+    """
     a, b = (np.atleast_2d(np.asarray(side, dtype=np.float32)) for side in (left, right))
+    if a.shape[-1] != b.shape[-1]:
+        raise ValueError(f"vectors of {a.shape[-1]} and {b.shape[-1]} dimensions cannot be compared: two models?")
     lengths = [np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-12) for side in (a, b)]
     found = (a / lengths[0]) @ (b / lengths[1]).T
     if np.ndim(left) == 1:

@@ -47,7 +47,7 @@ class Caller:
         try:
             import httpx
         except ImportError as error:
-            raise BackendUnavailable("httpx is missing: `pip install embeddings-engine[service]`.") from error
+            raise BackendUnavailable("httpx is missing: `pip install httpx`.") from error
         self._service = service
         self._httpx = httpx
         self._client = httpx.Client(

@@ -83,7 +83,7 @@ def _serve(path: Path, threads: int, window_tokens: int) -> Any:
     try:
         import xllamacpp
     except ImportError as error:
-        raise BackendUnavailable("xllamacpp is missing: `pip install embeddings-engine[gguf]`.") from error
+        raise BackendUnavailable("xllamacpp is missing: `pip install xllamacpp`.") from error
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
     parameters.embedding = True

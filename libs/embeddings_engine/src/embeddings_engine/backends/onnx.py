@@ -91,7 +91,7 @@ def _session(bundle: Bundle, device: str, threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise BackendUnavailable("onnxruntime is missing: `pip install embeddings-engine[onnx]`.") from error
+        raise BackendUnavailable("onnxruntime is missing: `pip install onnxruntime`.") from error
     path = bundle.folder / "model.onnx"
     if not path.exists():
         raise ModelUnavailable(f"{path} is missing. Build it with `python -m embeddings_engine build --format onnx`.")

@@ -25,7 +25,7 @@ class SentenceTransformersBackend:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise BackendUnavailable(
-                "sentence-transformers is missing: `pip install embeddings-engine[sentence-transformers]`."
+                "sentence-transformers is missing: `pip install sentence-transformers`."
             ) from error
         torch.set_num_threads(threads)
         try:
