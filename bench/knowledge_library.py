@@ -21,9 +21,13 @@ from reef.knowledge.vectors import VectorIndex
 from reef.records.database import Database, migrate
 from reef.records.tables import chunks, document_stores, documents, windows
 from reef.settings import inherited_environment
+from reef.topology import Device
 from workers import vector_server
+from workers.engines.encoder_files import DEFAULT_MODEL
+from workers.engines.tflite import TfliteEngine
 
 READY_MAX_S = 60.0
+HANG_S = 60.0
 DOCUMENTS_AT_ONCE = 500
 
 
@@ -130,3 +134,20 @@ def record(library: Library, pieces: Sequence[Piece], vectors: Sequence[bytes], 
                 for number, (piece, vector) in enumerate(zip(pieces, vectors, strict=True))
             ],
         )
+
+
+@contextmanager
+def open_encoder() -> Iterator[TfliteEngine]:
+    """The engine of an embed pool on all cores, loaded."""
+    engine = TfliteEngine(
+        DEFAULT_MODEL,
+        Device(name="cpu", kind="cpu"),
+        models_dir=DATA / "models" / "embeddings",
+        hang_s=HANG_S,
+        trace_file=DATA / "bench-encoder.hang",
+    )
+    try:
+        engine.load(lambda share, note: None)
+        yield engine
+    finally:
+        engine.close()

@@ -9,20 +9,15 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 
 import msgspec
 import yaml
 
-from bench.knowledge_library import Piece, fill, open_library
+from bench.knowledge_library import Piece, fill, open_encoder, open_library
 from bench.machine import ROOT
-from bench.product import DATA
 from bench.report import Goal, Report, Table
 from reef.knowledge.model import Passage
 from reef.knowledge.retrieval import SIMILARITY_MIN, Mode, Retriever
-from reef.topology import Device
-from workers.engines.encoder_files import DEFAULT_MODEL
-from workers.engines.tflite import TfliteEngine
 
 QUESTIONS = ROOT / "bench" / "knowledge_questions.yaml"
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/decisions/*.md")
@@ -31,8 +26,6 @@ WORDS_MAX = 180
 DEPTH = 10
 MODES: tuple[Mode, ...] = ("vector", "text", "hybrid")
 THRESHOLDS = (0.0, 0.1, 0.14, 0.16, 0.18, 0.2, 0.25, 0.3, 0.4)
-
-HANG_S = 60.0
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -95,8 +88,7 @@ def _pieces(body: str) -> Iterator[str]:
 def run(report: Report) -> None:
     """Measure."""
     asked = read_questions()
-    with open_library("knowledge_quality") as library, closing(_engine()) as engine:
-        engine.load(lambda share, note: None)
+    with open_library("knowledge_quality") as library, open_encoder() as engine:
         pieces = sections()
         vectors = engine.embed_documents([piece.shown() for piece in pieces], threading.Event())
         fill(library, pieces, [vector.tobytes() for vector in vectors])
@@ -117,17 +109,6 @@ def run(report: Report) -> None:
         f"nothing answers. Without a threshold but for the last table; the product's is {SIMILARITY_MIN}."
     )
     report.samples = {"places": {mode: list(found.values()) for mode, found in places.items()}}
-
-
-def _engine() -> TfliteEngine:
-    """The engine of an embed pool on all cores."""
-    return TfliteEngine(
-        DEFAULT_MODEL,
-        Device(name="cpu", kind="cpu"),
-        models_dir=DATA / "models" / "embeddings",
-        hang_s=HANG_S,
-        trace_file=DATA / "knowledge_quality.hang",
-    )
 
 
 def _places(retriever: Retriever, questions: Sequence[Question], mode: Mode) -> dict[str, int | None]:

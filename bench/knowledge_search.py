@@ -14,22 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.figures import mb, median, ms, percentile
-from bench.knowledge_library import Library, Piece, index_waiting, open_library, record
+from bench.knowledge_library import Library, Piece, index_waiting, open_encoder, open_library, record
 from bench.report import Goal, Report, Table
 from reef.knowledge import fulltext
 from reef.knowledge.retrieval import Retriever
 from reef.knowledge.visible import Filters
 
-SIZES = (20_000, 100_000)
+CASES = ((20_000, 120), (100_000, 120), (20_000, 375))
+"""Passages and the words of each. The last is what the specification counts on: ten million tokens in 20,000 chunks,
+indexed in 2.5 s by eight devices, with 40 MB of vectors."""
 P95_MAX_S = {20_000: 0.015, 100_000: 0.030}
-"""Of a hybrid question, its embedding not counted (2 ms on a CPU)."""
+"""Of a question with its embedding."""
 RECALL_MIN = 0.98
 DIMENSIONS = 384
 SUBJECTS, SUBJECT_DIMENSIONS = 400, 96
 PASSAGES_PER_DOCUMENT = 8
 QUESTIONS = 200
 K = 10
-WORDS, WORDS_PER_PASSAGE, WORDS_PER_QUESTION = 60_000, 120, 7
+WORDS, WORDS_PER_QUESTION = 60_000, 7
 SEED = 7
 RECORDED_AT_ONCE = 8_000
 
@@ -39,14 +41,15 @@ Vectors = NDArray[np.float32]
 def run(report: Report) -> None:
     """Measure."""
     rows, details = [], []
-    for size in SIZES:
+    embed_s = _embedding_times()
+    for size, words in CASES:
         with open_library("knowledge_search") as library:
             vectors = drawn_vectors(size + QUESTIONS)
             passages, asked = vectors[:size], vectors[size:]
-            texts = _Texts()
+            texts = _Texts(words)
             took_s = _fill(library, passages, texts)
-            rows.append(_index_row(library, size, took_s))
-            details += _question_rows(library, size, passages, asked, texts, report)
+            rows.append([f"{size:,} of {words} words", *_index_row(library, size, took_s)])
+            details += _question_rows(library, (size, words), passages, asked, texts, embed_s, report)
     report.tables += [
         Table(
             ["passages", "indexed in", "passages/s", "Chroma on disk", "database", "Chroma's memory", "its files"], rows
@@ -54,9 +57,23 @@ def run(report: Report) -> None:
         Table(["passages", "question by", "p50", "p95", "recall@10"], details),
     ]
     report.notes.append(
-        f"{DIMENSIONS} dimensions, {WORDS_PER_PASSAGE} words a passage, {QUESTIONS} questions; times without the "
-        "embedding of the question. Recall is that of the vector index against an exact search."
+        f"{DIMENSIONS} dimensions, {QUESTIONS} questions. Embedding one takes {ms(median(embed_s))} at p50 and "
+        f"{ms(percentile(embed_s, 0.95))} at p95 and is in the goals, not in the table. Recall is that of the vector "
+        "index against an exact search."
     )
+
+
+def _embedding_times() -> list[float]:
+    """Seconds to embed each of as many questions, alone, with the model that ships."""
+    texts = _Texts(0)
+    with open_encoder() as engine:
+        engine.embed_query(texts.question())
+        questions = [texts.question() for _ in range(QUESTIONS)]
+
+        def embed(number: int) -> None:
+            engine.embed_query(questions[number])
+
+        return _times(embed, QUESTIONS)
 
 
 def drawn_vectors(count: int) -> Vectors:
@@ -75,14 +92,16 @@ def drawn_vectors(count: int) -> Vectors:
 class _Texts:
     """Passages and questions of words that are as unevenly frequent as those of a language."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: int) -> None:
+        """`words` of a passage."""
+        self._length = words
         self._rng = np.random.default_rng(SEED)
         weights = 1.0 / (np.arange(WORDS) + 2.7)
         self._shares = np.cumsum(weights / weights.sum())
 
     def passage(self) -> str:
         """A passage."""
-        return self._words(WORDS_PER_PASSAGE, 0)
+        return self._words(self._length, 0)
 
     def question(self) -> str:
         """A question: without the hundred most frequent words, which the stop list leaves out in a real one."""
@@ -122,7 +141,6 @@ def _fill(library: Library, vectors: Vectors, texts: _Texts) -> float:
 
 def _index_row(library: Library, size: int, took_s: float) -> list[str]:
     return [
-        f"{size:,}",
         f"{took_s:.0f} s",
         f"{size / took_s:.0f}",
         mb(_size_bytes(library.directory / "chroma")),
@@ -133,8 +151,15 @@ def _index_row(library: Library, size: int, took_s: float) -> list[str]:
 
 
 def _question_rows(
-    library: Library, size: int, passages: Vectors, asked: Vectors, texts: _Texts, report: Report
+    library: Library,
+    case: tuple[int, int],
+    passages: Vectors,
+    asked: Vectors,
+    texts: _Texts,
+    embed_s: Sequence[float],
+    report: Report,
 ) -> list[list[str]]:
+    size, shown = case[0], f"{case[0]:,} of {case[1]} words"
     questions = [texts.question() for _ in asked]
     by_text = dict(zip(questions, asked, strict=True))
     retriever = Retriever(library.database, library.vectors, by_text.__getitem__)
@@ -160,18 +185,16 @@ def _question_rows(
         "both, one name in eleven": _times(lambda number: hybrid(number, few), len(asked) // 4),
     }
     recall = _recall(passages, asked, found)
-    p95_s = percentile(took["both, fused, with texts"], 0.95)
-    report.goals += [
-        Goal(
-            f"a hybrid question to {size:,} passages takes p95 under {ms(P95_MAX_S[size])}",
-            ms(p95_s),
-            p95_s < P95_MAX_S[size],
-        ),
-        Goal(f"recall@10 at {size:,} is at least {RECALL_MIN}", f"{recall:.4f}", recall >= RECALL_MIN),
-    ]
-    report.samples[str(size)] = took
+    for way, name in (("vector index", "by meaning"), ("both, fused, with texts", "by meaning and words")):
+        p95_s = percentile([sum(times) for times in zip(embed_s, took[way], strict=True)], 0.95)
+        limit_s = P95_MAX_S[size]
+        report.goals.append(
+            Goal(f"a question {name} to {shown} takes p95 under {ms(limit_s)}", ms(p95_s), p95_s < limit_s)
+        )
+    report.goals.append(Goal(f"recall@10 at {shown} is at least {RECALL_MIN}", f"{recall:.4f}", recall >= RECALL_MIN))
+    report.samples[shown] = took
     return [
-        [f"{size:,}", name, ms(median(times)), ms(percentile(times, 0.95)), f"{recall:.4f}" if name[0] == "v" else ""]
+        [shown, name, ms(median(times)), ms(percentile(times, 0.95)), f"{recall:.4f}" if name[0] == "v" else ""]
         for name, times in took.items()
     ]
 
