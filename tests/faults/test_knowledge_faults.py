@@ -7,13 +7,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import sqlalchemy as sa
-from whole_product import KNOWLEDGE_QUEUES, Reef, StartReef
+from whole_product import KNOWLEDGE_QUEUES, REAL_KNOWLEDGE_QUEUES, Reef, StartReef, real_encoder, real_reef
 
+from reef.knowledge.consistency import compare
+from reef.knowledge.vectors import VectorIndex
 from reef.records.database import Database
 from reef.records.tables import chunks, document_stores, documents, windows
 
@@ -35,10 +38,10 @@ def send(http: httpx.Client, texts: dict[str, str], **fields: str) -> str:
     return upload_id
 
 
-def hundred(prefix: str = "file") -> dict[str, str]:
+def hundred(prefix: str = "file", count: int = FILES) -> dict[str, str]:
     return {
         f"{prefix}{n:03}.txt": f"{prefix} {n} speaks of the sea and its fish, of tides and of storms"
-        for n in range(FILES)
+        for n in range(count)
     }
 
 
@@ -112,25 +115,53 @@ def check_records(reef: Reef, upload_id: str, expected: int) -> None:
     database.dispose()
 
 
-@pytest.mark.parametrize(
-    "victims",
-    [("index-simulated", "embed-simulated", "index-simulated", "embed-simulated"), ("web", "broker", "sweeper", "web")],
-    ids=["workers", "services"],
-)
-def test_each_file_is_indexed_once_whoever_dies(start_reef: StartReef, victims: tuple[str, ...]) -> None:
-    """kill -9, one after the other, in the middle of a hundred files."""
-    reef = start_reef(PACED)
+def check_index(reef: Reef) -> None:
+    """What can be seen can be found by its meaning."""
+    database, vectors = Database(reef.settings.sqlalchemy_url), VectorIndex(reef.settings.chroma_url)
+    try:
+        found = compare(database, vectors, repair=False)
+        assert (found.missing, found.unembedded) == (0, 0), found
+    finally:
+        vectors.close()
+        database.dispose()
+
+
+def upload_and_kill(reef: Reef, files: int, victims: tuple[str, ...]) -> None:
+    """kill -9, one after the other, in the middle of an upload; each file is there once in the end."""
     with reef.client() as http:
-        upload_id = send(http, hundred())
+        upload_id = send(http, hundred(count=files))
         for number, victim in enumerate(victims):
-            wait(http, upload_id, begun(5 + 20 * number))
+            wait(http, upload_id, begun(files // 20 + files * 4 * number // (5 * len(victims))))
             reef.processes.kill(victim, signal.SIGKILL)
         upload = wait(http, upload_id, done)
-        assert upload["progress"]["files"] == {"indexed": FILES}
-        check_records(reef, upload_id, FILES)
+        assert upload["progress"]["files"] == {"indexed": files}
+        check_records(reef, upload_id, files)
+        check_index(reef)
         found = search(http, "file 42 sea")
         assert found[0]["name"] == "file042.txt"
         assert len({one["document_id"] for one in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    "victims",
+    [
+        ("index-simulated", "embed-simulated", "index-simulated", "embed-simulated"),
+        ("web", "broker", "chroma", "sweeper", "chroma", "web"),
+    ],
+    ids=["workers", "services"],
+)
+def test_each_file_is_indexed_once_whoever_dies(start_reef: StartReef, victims: tuple[str, ...]) -> None:
+    """Whoever has a part in it dies in the middle of a hundred files."""
+    upload_and_kill(start_reef(PACED), FILES, victims)
+
+
+@pytest.mark.soak
+def test_each_of_five_hundred_files_is_indexed_once_by_the_real_engines(tmp_path: Path) -> None:
+    """The same with the parser and the encoder that ship, and all of them among the dead."""
+    real_encoder()
+    victims = ("index-cpu", "chroma", "embed-cpu", "broker", "web", "chroma", "index-cpu", "embed-cpu")
+    with real_reef(tmp_path, REAL_KNOWLEDGE_QUEUES) as reef:
+        upload_and_kill(reef, 500, victims)
 
 
 def test_a_file_that_kills_its_worker_fails_alone(start_reef: StartReef) -> None:
