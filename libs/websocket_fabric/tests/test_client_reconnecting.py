@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable
+from typing import Any
 
 import pytest
+import uvloop
 from client_peers import Peer, free_port, peers
 
 from websocket_fabric import (
@@ -293,3 +295,39 @@ def test_drain_and_close_work_across_connections() -> None:
 
     run(test())
     assert codes == [1001]
+
+
+@pytest.mark.parametrize("loop", [asyncio.run, uvloop.run])
+def test_a_drain_that_waits_lives_through_a_reset(loop: Any) -> None:
+    """The transport is full when the connection breaks: the loop goes on, and drain ends with the next connection."""
+    visits: list[Peer] = []
+    full = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        visits.append(peer)
+        if len(visits) == 1:
+            peer.reader._transport.pause_reading()  # type: ignore[attr-defined]
+            await full.wait()
+            peer.reset()
+        else:
+            await peer.receive()
+
+    async def fill(client: ReconnectingClient) -> None:
+        """Send until somebody has to wait, and wait through the reset."""
+        while True:
+            client.send(b"x" * 100_000)
+            draining = asyncio.ensure_future(client.drain())
+            done, _ = await asyncio.wait([draining], timeout=0.1)
+            if not done:
+                full.set()
+                return await draining
+
+    async def test() -> None:
+        async with peers(script) as port:
+            client = ReconnectingClient(connect(f"ws://127.0.0.1:{port}/"), backoff=QUICK)
+            async with client:
+                await client.wait_open()
+                await asyncio.wait_for(fill(client), 10)
+                assert client.connections == 2
+
+    loop(asyncio.wait_for(test(), 20))

@@ -103,7 +103,8 @@ class ReconnectingClient:
         self._queue: deque[Data] = deque()
         self._queued_bytes = 0
         self._connection: ClientConnection | None = None
-        self._open = asyncio.Event()
+        self._open, self._away = asyncio.Event(), asyncio.Event()
+        self._away.set()
         self._closing = False
         self._keeper: asyncio.Task[ConnectionClosed] | None = None
 
@@ -165,7 +166,9 @@ class ReconnectingClient:
             if connection is not None:
                 with contextlib.suppress(ConnectionClosed):
                     return await connection.drain()
-                await connection.wait_closed()
+            # until the keeper has seen that it is lost; that it is closed is known earlier, and asking again for a
+            # connection would give the same one at once, for ever
+            await self._away.wait()
 
     async def close(self, code: int = NORMAL, reason: str = "") -> None:
         """Close for good. What waits for a connection is dropped."""
@@ -210,6 +213,7 @@ class ReconnectingClient:
         finally:
             self._connection = None
             self._open.clear()
+            self._away.set()
             self._attempts.lost(asyncio.get_running_loop().time() - opened_s)
             connection.abort("the client was closed")
 
@@ -244,6 +248,7 @@ class ReconnectingClient:
         self._queue.clear()
         self._queued_bytes = 0
         self._connection = connection
+        self._away.clear()
         self._open.set()
         return True
 
