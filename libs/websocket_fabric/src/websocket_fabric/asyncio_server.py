@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from websocket_fabric.addresses import UnixPlace, read_address
 from websocket_fabric.codes import GOING_AWAY
 from websocket_fabric.connection import Connection
 from websocket_fabric.deflate import Deflate
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 256 * 1024
 BACKLOG = 4096
-UNIX = "unix:"
 
 
 class WebSocketServer:
@@ -54,7 +53,7 @@ class WebSocketServer:
         self._address = address
         self._tls = tls
         self._listener: asyncio.AbstractServer | None = None
-        self._socket_path = ""
+        self._place: UnixPlace | None = None
         self.limits = limits or Limits()
         self.origins, self.subprotocols = tuple(origins), tuple(subprotocols)
         self.deflate = deflate
@@ -107,29 +106,36 @@ class WebSocketServer:
     # --- life
 
     async def start(self) -> None:
-        """Listen, where there is an address, and be ready to adopt."""
+        """Listen, where there is an address, and be ready to adopt. Raises ValueError and OSError."""
+        address = read_address(self._address) if self._address else None
         self.is_stopping = False
         self.delivery.start()
         self.watch.start()
-        if not self._address:
+        if address is None:
             return
         loop = asyncio.get_running_loop()
-        if self._address.startswith(UNIX):
-            self._socket_path = self._address.removeprefix(UNIX)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._socket_path)
+        if address.path:
+            # bound here: given a path, asyncio would remove whatever socket is there
             self._listener = await loop.create_unix_server(
-                self._connection, self._socket_path, backlog=BACKLOG, ssl=self._tls
+                self._connection, sock=self._bind_unix(address.path), backlog=BACKLOG, ssl=self._tls
             )
         else:
-            host, _, port = self._address.rpartition(":")
-            if not port.isdigit():
-                raise ValueError(f"{self._address!r} is no address; write host:port or unix:/path.")
             self._listener = await loop.create_server(
-                self._connection, host.strip("[]") or None, int(port), backlog=BACKLOG, ssl=self._tls
+                self._connection, address.host, address.port, backlog=BACKLOG, ssl=self._tls
             )
         for listening in self._listener.sockets:
             self._size(listening)
+
+    def _bind_unix(self, path: str) -> socket.socket:
+        place = UnixPlace(path)
+        bound = place.bind()
+        self._place = place
+        return bound
+
+    def _free_unix(self) -> None:
+        place, self._place = self._place, None
+        if place is not None:
+            place.free()
 
     def _connection(self) -> Connection:
         return Connection(self)
@@ -164,12 +170,10 @@ class WebSocketServer:
     async def stop(self) -> None:
         """Stop listening, let handlers end, say goodbye (1001), and cut off who is left after the deadline."""
         self.is_stopping = True
+        self._free_unix()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        if self._socket_path:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._socket_path)
         for arriving in tuple(self.arriving):
             arriving.abort()
         self._empty = asyncio.Event()

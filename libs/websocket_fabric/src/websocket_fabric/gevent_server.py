@@ -8,11 +8,9 @@ a program whose handlers block in the standard library patches it itself, before
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import gevent
@@ -21,7 +19,8 @@ from gevent import socket as green
 from gevent.event import Event
 from gevent.server import StreamServer
 
-from websocket_fabric.asyncio_server import BACKLOG, UNIX, WebSocketServer
+from websocket_fabric.addresses import read_address
+from websocket_fabric.asyncio_server import BACKLOG, WebSocketServer
 from websocket_fabric.codes import GOING_AWAY
 from websocket_fabric.connection import Connection
 from websocket_fabric.delivery import DataHandler, Delivery, Handler, Hook, is_async
@@ -125,30 +124,24 @@ class GeventServer(WebSocketServer):
     # --- life
 
     def start(self) -> None:  # type: ignore[override]
-        """Listen, where there is an address, and be ready to adopt."""
+        """Listen, where there is an address, and be ready to adopt. Raises ValueError and OSError."""
+        listener = self._listen() if self._address else None
         self.is_stopping = False
         self.watch.start()
-        if self._address:
-            listener = self._listen()
+        if listener is not None:
             self._size(listener)
             self._stream = StreamServer(listener, self._accepted)
             self._stream.start()
 
     def _listen(self) -> Any:
-        if self._address.startswith(UNIX):
-            self._socket_path = self._address.removeprefix(UNIX)
-            with suppress(FileNotFoundError):
-                os.unlink(self._socket_path)
-            listener = green.socket(socket.AF_UNIX)
-            listener.bind(self._socket_path)
+        address = read_address(self._address)
+        if address.path:
+            bound = self._bind_unix(address.path)
+            listener = green.socket(bound.family, bound.type, bound.proto, fileno=bound.detach())
             listener.listen(BACKLOG)
             return listener
-        host, _, port = self._address.rpartition(":")
-        if not port.isdigit():
-            raise ValueError(f"{self._address!r} is no address; write host:port or unix:/path.")
-        host = host.strip("[]")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return StreamServer.get_listener((host, int(port)), backlog=BACKLOG, family=family)
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        return StreamServer.get_listener((address.host, address.port), backlog=BACKLOG, family=family)
 
     def _accepted(self, sock: Any, _address: Any) -> None:
         self._run(sock, GeventConnection(self))
@@ -161,7 +154,7 @@ class GeventServer(WebSocketServer):
     @property
     def port(self) -> int:
         """The port it listens at. Raises RuntimeError where it listens at none."""
-        if self._stream is None or self._address.startswith(UNIX):
+        if self._stream is None or self._place is not None:
             raise RuntimeError("This server listens at no port: it has no address, or was not started.")
         return int(self._stream.server_port)
 
@@ -181,12 +174,10 @@ class GeventServer(WebSocketServer):
     def stop(self) -> None:  # type: ignore[override]
         """Stop listening, let handlers end, say goodbye (1001), and cut off who is left after the deadline."""
         self.is_stopping = True
+        self._free_unix()
         if self._stream is not None:
             self._stream.stop()
             self._stream = None
-        if self._socket_path:
-            with suppress(FileNotFoundError):
-                os.unlink(self._socket_path)
         for arriving in tuple(self.arriving):
             arriving.abort()
         empty: Any = Event()
