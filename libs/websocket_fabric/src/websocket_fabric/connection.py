@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from websocket_fabric.codes import NORMAL
 from websocket_fabric.link import Link
 from websocket_fabric.messages import Data
-from websocket_fabric.outbox import Gone
-from websocket_fabric.writer import BY_APPLICATION, LEAVING, OPEN
+from websocket_fabric.outbox import Gone, Outbox
+from websocket_fabric.writer import BY_APPLICATION, CONNECTING, LEAVING, OPEN
 
 
 class Connection(Link):
@@ -37,7 +37,10 @@ class Connection(Link):
     def send_frame(self, frame: bytes, data: Data) -> bool:
         """groups.py's: send a message whose frame is there already."""
         if self._phase != OPEN:
-            return False
+            # who joined in on_connect is to hear what is said from then on
+            return (
+                self._phase == CONNECTING and bool(self.groups) and self.wait(cast("Outbox", self.outbox), data, frame)
+            )
         if self.outbox is not None:
             return self.wait(self.outbox, data, frame)
         if self.pending is not None:
@@ -49,9 +52,12 @@ class Connection(Link):
         return True
 
     async def drain(self) -> None:
-        """Wait until the client has taken what waits. Raises Gone where it ends before."""
+        """Wait until the client has taken what waits; in on_connect for nothing. Raises Gone where it ends before."""
         if self._phase > LEAVING:
             raise Gone("The connection is closed.")
+        if self._phase == CONNECTING:
+            # nothing is written before on_connect has returned
+            return
         if self._rest is None:
             self.flush()
         if self.outbox is not None:
@@ -67,8 +73,8 @@ class Connection(Link):
                 self.part(self._farewell)
             return
         self.close_code, self.close_reason = code, reason
-        if self._opening is not None:
-            self.gather(frame)
+        if self._phase == CONNECTING:
+            cast("Outbox", self.outbox).closing = frame
         else:
             self.part(frame)
 

@@ -20,7 +20,7 @@ from websocket_fabric.connection import Connection
 from websocket_fabric.handshake import Request
 from websocket_fabric.messages import Data
 from websocket_fabric.outbox import Gone, Outbox
-from websocket_fabric.writer import LEAVING
+from websocket_fabric.writer import CONNECTING, LEAVING
 
 if TYPE_CHECKING:
     from websocket_fabric.gevent_server import GeventServer
@@ -255,9 +255,11 @@ class GeventConnection(Connection):
         super().__init__(server, request, first_bytes)
 
     def drain(self) -> None:  # type: ignore[override]
-        """Wait until the client has taken what waits. Raises Gone where it ends before."""
+        """Wait until the client has taken what waits; in on_connect for nothing. Raises Gone where it ends before."""
         if self._phase > LEAVING:
             raise Gone("The connection is closed.")
+        if self._phase == CONNECTING:
+            return
         self.flush()
         if self.outbox is not None:
             self.outbox.wait()
@@ -276,11 +278,9 @@ class GeventConnection(Connection):
             self.server.schedule(self)
         return taken
 
-    def pause_writing(self) -> None:
-        """The transport's: it holds enough."""
-        if self.outbox is None:
-            self.outbox = GreenOutbox(self.server.watch.tick)
-        super().pause_writing()
+    def make_outbox(self) -> GreenOutbox:
+        """One that greenlets wait for."""
+        return GreenOutbox(self.server.watch.tick)
 
     def begin(self, messages: Iterable[Data]) -> Iterator[Data]:
         """Handlers of these run now, in the greenlet that read them."""

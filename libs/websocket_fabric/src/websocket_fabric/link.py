@@ -286,19 +286,15 @@ class Link(Writer):
 
     def open(self, response: bytes, rest: bytes) -> None:
         """The handshake is done; `rest` came after it already."""
-        pending, self._opening = self.pending or [], None
-        self.pending, self._pending_bytes = None, 0
+        self._opening = None
         self.server.opened(self._me)
         if self._phase == CLOSED:
             # it left while on_connect was asked
             self.server.departed(self._me)
             return
-        self._phase = OPEN
-        self._transport.write(b"".join([response, *pending]))
-        self.server.counts.messages_out += len(pending)
-        if cast("Protocol", self.protocol).close_sent:
-            # on_connect said goodbye at once
-            self._phase = CLOSING
+        # on_connect may have said goodbye at once
+        self._phase = CLOSING if cast("Protocol", self.protocol).close_sent else OPEN
+        self.begin_writing(response)
         watch = self.server.watch
         watch.look(self._me, watch.idle_ticks() if self._phase == OPEN else watch.close)
         self.release(BY_OPENING)
@@ -311,7 +307,7 @@ class Link(Writer):
         if self._phase == CLOSED:
             self.server.arriving.discard(self._me)
             return
-        self._opening, self.pending = None, None
+        self._opening, self.outbox = None, None
         self._phase = ENDING
         self.server.watch.look(self._me, self.server.watch.close)
         self.release(BY_OPENING)

@@ -70,6 +70,8 @@ class Opening:
         connection.protocol = Protocol("server", server.limits, deflate=accepted.deflate)
         connection.path, connection.subprotocol = request.target, accepted.subprotocol
         self.asked = True
+        # what is sent before the answer waits like anything that a slow client has to wait for
+        connection.outbox = connection.make_outbox()
         server.accepted(connection)
 
         def answered(_result: object, error: BaseException | None) -> None:

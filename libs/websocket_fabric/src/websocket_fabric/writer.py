@@ -26,6 +26,8 @@ client's is awaited. ENDING: nothing more is said, the socket is emptied and clo
 BY_APPLICATION, BY_INBOX, BY_OUTBOX, BY_OPENING = 1, 2, 4, 8
 """Why nothing is read."""
 DELIVERS_NOT = BY_APPLICATION | BY_OUTBOX | BY_OPENING
+TOO_SLOW = "You read slower than you are written to."
+TOO_MUCH = "More was to be said at once than may wait."
 
 
 class Writer(asyncio.BufferedProtocol):
@@ -71,7 +73,7 @@ class Writer(asyncio.BufferedProtocol):
         self.pending: list[bytes] | None = None
         """Frames that are written at the end of this read, or of this turn of the loop."""
         self.outbox: Outbox | None = None
-        """What waits; None while the transport takes everything."""
+        """What waits, for the end of the handshake at first; None while the transport takes everything."""
         self._transport: Any = None
         self._phase = CONNECTING
         self._rest: Iterator[Data] | None = None
@@ -103,7 +105,7 @@ class Writer(asyncio.BufferedProtocol):
     def flush(self) -> None:
         """Write what was gathered."""
         frames = self.pending
-        if frames is None or self._phase == CONNECTING:
+        if frames is None:
             return
         if frames and self._phase <= LEAVING:
             data = frames[0] if len(frames) == 1 else b"".join(frames)
@@ -119,6 +121,8 @@ class Writer(asyncio.BufferedProtocol):
 
     def wait(self, outbox: Outbox, data: Data, frame: bytes = b"") -> bool:
         """Let it wait, as far as the limits allow."""
+        if outbox.closing:
+            return False
         protocol = cast("Protocol", self.protocol)
         if not protocol.in_order:
             data = frame or protocol.message(data)
@@ -129,7 +133,7 @@ class Writer(asyncio.BufferedProtocol):
                 self.drop(1)
             else:
                 self.drop(outbox.clear() + 1)
-                self._me.close(TRY_AGAIN_LATER, "You read slower than you are written to.")
+                self._me.close(TRY_AGAIN_LATER, TOO_MUCH if self._phase == CONNECTING else TOO_SLOW)
             return False
         return True
 
@@ -139,10 +143,21 @@ class Writer(asyncio.BufferedProtocol):
             self.server.counts.messages_dropped += messages
             self.server.metrics.dropped(self._me, messages)
 
+    def make_outbox(self) -> Outbox:
+        """Of the kind that this host waits for."""
+        return Outbox(self.server.watch.tick)
+
+    def begin_writing(self, response: bytes) -> None:
+        """The answer to the handshake, and then what was sent while it was asked for."""
+        outbox = cast("Outbox", self.outbox)
+        outbox.paused, outbox.since = False, self.server.watch.tick
+        self._transport.write(response + self._next_of(outbox))
+        self._write_on(outbox)
+
     def pause_writing(self) -> None:
         """asyncio's: the transport holds enough."""
         if self.outbox is None:
-            self.outbox = Outbox(self.server.watch.tick)
+            self.outbox = self.make_outbox()
         self.outbox.paused = True
         if self.server.limits.when_full == "block":
             self._me.hold(BY_OUTBOX)
@@ -155,6 +170,9 @@ class Writer(asyncio.BufferedProtocol):
         outbox.paused, outbox.since = False, self.server.watch.tick
         # gathered before anything had to wait
         self.flush()
+        self._write_on(outbox)
+
+    def _write_on(self, outbox: Outbox) -> None:
         while not outbox.paused:
             data = self._next_of(outbox)
             if not data:
