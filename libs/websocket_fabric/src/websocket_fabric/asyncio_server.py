@@ -19,7 +19,7 @@ from websocket_fabric.addresses import UnixPlace, read_address
 from websocket_fabric.codes import GOING_AWAY
 from websocket_fabric.connection import Connection
 from websocket_fabric.deflate import Deflate
-from websocket_fabric.delivery import DataHandler, Delivery, Handler, Hook
+from websocket_fabric.delivery import FAILURES, DataHandler, Delivery, Handler, Hook
 from websocket_fabric.groups import Groups
 from websocket_fabric.handshake import Request
 from websocket_fabric.limits import Limits
@@ -251,7 +251,7 @@ class WebSocketServer:
     def _call_close_hook(self, hook: Hook, connection: Connection) -> None:
         try:
             waits = hook(connection)
-        except Exception:
+        except FAILURES:
             log.exception("on_close failed")
             return
         if waits is not None:
@@ -284,5 +284,5 @@ class WebSocketServer:
 async def _logged(waits: Coroutine[Any, Any, None]) -> None:
     try:
         await waits
-    except Exception:
+    except FAILURES:
         log.exception("on_close failed")

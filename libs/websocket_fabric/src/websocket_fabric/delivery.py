@@ -27,6 +27,9 @@ DataHandler = Callable[["Connection", Data], Answer]
 Hook = Callable[["Connection"], Awaitable[None] | None]
 Then = Callable[[Any, BaseException | None], None]
 
+FAILURES = (Exception, asyncio.CancelledError)
+"""How a handler or a hook may fail. One that awaits what somebody cancelled ends with CancelledError, and has failed
+like any other; only the server's own stop cancels without that."""
 TURN_MESSAGES = 512
 """Of one connection that are handled before the others have their turn: a flood of tiny ones is thousands a read."""
 FLUSH_BYTES = 64 * 1024
@@ -46,6 +49,8 @@ class Delivery:
         self._handler: Any = None
         self._spare: _Worker | None = None
         self._context = contextvars.copy_context()
+        self.is_stopped = False
+        """What is cancelled from now on was cancelled by the server."""
         self.working: set[asyncio.Task[None]] = set()
         """Tasks of handlers that wait."""
 
@@ -69,10 +74,12 @@ class Delivery:
 
     def start(self) -> None:
         """Take the caller's context: handlers see what was set in it."""
+        self.is_stopped = False
         self._context = contextvars.copy_context()
 
     def stop(self) -> None:
         """Cancel what still waits."""
+        self.is_stopped = True
         if self._spare is not None:
             self._spare.task.cancel()
             self._spare = None
@@ -93,7 +100,7 @@ class Delivery:
                 coroutines = map(self._handler, map(Message, batch, repeat(connection)))
                 context = self._context.copy()
                 self._as_task(context, _answer, connection, self._step(coroutines, connection, context))
-        except Exception as error:  # noqa: BLE001 - one connection's failure is told to that connection, and logged
+        except FAILURES as error:  # one connection's failure is told to that connection, and logged
             connection.failed(error)
         finally:
             connection.end()
@@ -129,7 +136,7 @@ class Delivery:
         if not is_async(hook):
             try:
                 result = hook(connection)
-            except Exception as error:  # noqa: BLE001 - `then` has it
+            except FAILURES as error:
                 then(None, error)
             else:
                 then(result, None)
@@ -153,7 +160,7 @@ class Delivery:
             waits_for = coroutine.send(None)
         except StopIteration as done:
             outcome.append((done.value, None))
-        except Exception as error:  # noqa: BLE001 - `then` has it
+        except FAILURES as error:
             outcome.append((None, error))
         else:
             self._hand_over(connection, _Started(coroutine, waits_for, context), then)
@@ -166,8 +173,14 @@ class Delivery:
         connection.wait_for_worker()
         self.working.add(worker.task)
         worker.task.add_done_callback(self.working.discard)
-        worker.task.add_done_callback(lambda _task: connection.worker_left())
+        worker.task.add_done_callback(lambda _task: self._left(worker, connection, then))
         worker.take(connection, started, then)
+
+    def _left(self, worker: _Worker, connection: Connection, then: Then) -> None:
+        if not worker.has_begun and not self.is_stopped:
+            # a task that is cancelled before its first step takes none
+            then(None, asyncio.CancelledError("The handler cancelled its own task."))
+        connection.worker_left()
 
     async def work_off(self, connection: Connection) -> None:
         """Handle what came in the meantime."""
@@ -236,14 +249,17 @@ class _Worker:
         self._delivery = delivery
         self._given: asyncio.Future[None] = loop.create_future()
         self._job: tuple[Connection, _Started, Then] | None = None
+        self.has_begun = False
         self.task = loop.create_task(self._work(), context=context.copy())
 
     def take(self, connection: Connection, started: _Started, then: Then) -> None:
         """Go on with it."""
         self._job = connection, started, then
-        self._given.set_result(None)
+        if not self._given.done():
+            self._given.set_result(None)
 
     async def _work(self) -> None:
+        self.has_begun = True
         cancelled: BaseException | None = None
         try:
             await self._given
@@ -255,11 +271,18 @@ class _Worker:
         connection, started, then = self._job
         try:
             result = await started.finish(cancelled)
-        except Exception as error:  # noqa: BLE001 - `then` has it
+        except FAILURES as error:
+            self._raise_ours(error)
             then(None, error)
         else:
             then(result, None)
         try:
             await self._delivery.work_off(connection)
-        except Exception as error:  # noqa: BLE001 - told to the connection, and logged
+        except FAILURES as error:
+            self._raise_ours(error)
             connection.failed(error)
+
+    def _raise_ours(self, error: BaseException) -> None:
+        """Where the server stops it has cancelled this task: nobody failed."""
+        if self._delivery.is_stopped and isinstance(error, asyncio.CancelledError):
+            raise error

@@ -23,7 +23,7 @@ from websocket_fabric.addresses import read_address
 from websocket_fabric.asyncio_server import BACKLOG, WebSocketServer
 from websocket_fabric.codes import GOING_AWAY
 from websocket_fabric.connection import Connection
-from websocket_fabric.delivery import DataHandler, Delivery, Handler, Hook, is_async
+from websocket_fabric.delivery import FAILURES, DataHandler, Delivery, Handler, Hook, is_async
 from websocket_fabric.gevent_connection import GeventConnection, GreenTransport
 from websocket_fabric.handshake import Request
 from websocket_fabric.limits import Limits
@@ -59,7 +59,7 @@ class GreenDelivery(Delivery):
                 answer = handler(connection, data)
                 if answer is not None:
                     connection.send(answer.data if isinstance(answer, Message) else answer)
-        except Exception as error:  # noqa: BLE001 - one connection's failure is told to that connection, and logged
+        except FAILURES as error:  # one connection's failure is told to that connection, and logged
             connection.failed(error)
         finally:
             connection.end()
@@ -224,7 +224,7 @@ class GeventServer(WebSocketServer):
     def _call_close_hook(self, hook: Hook, connection: Connection) -> None:
         try:
             hook(connection)
-        except Exception:
+        except FAILURES:
             log.exception("on_close failed")
 
     def deliver_soon(self, connection: Connection) -> None:
