@@ -199,6 +199,32 @@ def test_what_waits_while_it_is_away_is_bounded() -> None:
     run(test())
 
 
+def test_a_message_that_cannot_wait_pushes_nobody_out() -> None:
+    """One that is longer than all that may wait is refused before anything is thrown away for it."""
+    got: list[object] = []
+
+    async def script(peer: Peer) -> None:
+        got.extend([await peer.receive(), await peer.receive()])
+        peer.close(1000)
+        await peer.receive()
+
+    async def test() -> None:
+        port = free_port()
+        connector = connect(f"ws://127.0.0.1:{port}/", limits=Limits(outbox_bytes_max=10))
+        async with ReconnectingClient(connector, backoff=QUICK, when_away="drop_oldest") as client:
+            for text in ("one", "two"):
+                client.send(text)
+            with pytest.raises(OutboxFull, match=r"11 bytes cannot wait.*limit.*10"):
+                client.send("éééééx")
+            assert client.dropped == 0
+            async with peers(script, port=port):
+                with pytest.raises(ConnectionClosed):
+                    await client.receive()
+
+    run(test())
+    assert got == ["one", "two"]
+
+
 def test_resuming_waits_for_the_receiver_and_comes_before_what_was_sent() -> None:
     """The first message is made with the token that the receiver left, though it took its time."""
     firsts: list[object] = []

@@ -275,6 +275,12 @@ class ReconnectingClient:
 
     def _keep_for_later(self, data: Data) -> None:
         limits, size = self._connector.limits, _size(data)
+        if size > limits.outbox_bytes_max:
+            # before anything is thrown away for it
+            raise OutboxFull(
+                f"A message of {size} bytes cannot wait for a connection to {self._connector.url}; the limit for all "
+                f"that wait is {limits.outbox_bytes_max}. Send it in parts, or raise outbox_bytes_max."
+            )
         while self._queue and self._is_over(size) and self._when_away == "drop_oldest":
             self._queued_bytes -= _size(self._queue.popleft())
             self.dropped += 1
