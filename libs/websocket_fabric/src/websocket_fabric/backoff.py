@@ -6,9 +6,12 @@ evenly from nothing to a bound that doubles, so that clients that lost one serve
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from websocket_fabric.limits import check_count, check_time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +25,18 @@ class Backoff:
     attempts_max: int = 20
     """Failures in a row, then it is given up. A connection that was lost before it was stable is one."""
     give_up_after_s: float = 600.0
-    """And no longer than this since the first failure in a row."""
+    """And no longer than this since the first failure in a row; math.inf leaves it to their number."""
     stable_s: float = 10.0
     """A connection that was open this long ends the row: the next failure is the first again."""
     hint_longest_s: float = 300.0
     """A server that asks for more patience than this (Retry-After) is asked again after this."""
+
+    def __post_init__(self) -> None:
+        check_count("Backoff", "attempts_max", self.attempts_max, 1)
+        for name in ("first_s", "longest_s", "stable_s", "hint_longest_s"):
+            check_time("Backoff", name, getattr(self, name), 0)
+        if self.give_up_after_s != math.inf:
+            check_time("Backoff", "give_up_after_s", self.give_up_after_s, 0)
 
 
 class Attempts:

@@ -1,10 +1,13 @@
-"""Every bound of a connection and of a server, with its default. Holds numbers only."""
+"""Every bound of a connection and of a server, with its default. Holds numbers, and says which make no sense."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
+SHORTEST_S = 0.001
+"""Of a time in which something must happen: less would end everything at once, and nothing at all divides by zero."""
 WhenFull = Literal["block", "drop_oldest", "close"]
 """What happens when a connection's outgoing queue is full.
 
@@ -47,3 +50,30 @@ class Limits:
     """For the other end's half of the closing handshake, and for what is still to be written."""
     shutdown_timeout_s: float = 10.0
     """For all connections together when the server stops; whoever is left then is cut off."""
+
+    def __post_init__(self) -> None:
+        if self.when_full not in get_args(WhenFull):
+            raise ValueError(
+                f"Limits: when_full must be one of {', '.join(get_args(WhenFull))}, not {self.when_full!r}."
+            )
+        for field in fields(self):
+            name, least = field.name, _LEAST.get(field.name)
+            if name.endswith("_s"):
+                check_time("Limits", name, getattr(self, name), SHORTEST_S if least is None else least)
+            elif name != "when_full":
+                check_count("Limits", name, getattr(self, name), 1 if least is None else least)
+
+
+_LEAST = {"socket_send_bytes": 0, "shutdown_timeout_s": 0}
+
+
+def check_count(owner: str, name: str, value: Any, least: int) -> None:
+    """Raises ValueError where it is no whole number, or too small."""
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{owner}: {name} must be a whole number, {least} or more, not {value!r}.")
+
+
+def check_time(owner: str, name: str, value: Any, least: float) -> None:
+    """Raises ValueError where it is no number of seconds, too small, or has no end."""
+    if not isinstance(value, int | float) or not least <= value < math.inf:
+        raise ValueError(f"{owner}: {name} must be a number of seconds, {least:g} or more, not {value!r}.")

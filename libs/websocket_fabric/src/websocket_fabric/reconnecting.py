@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from websocket_fabric.backoff import Attempts, Backoff
 from websocket_fabric.client import Connector
@@ -85,6 +85,8 @@ class ReconnectingClient:
         when_away: WhenAway = "refuse",
         final_codes: frozenset[int] = FINAL_CODES,
     ) -> None:
+        if when_away not in get_args(WhenAway):
+            raise ValueError(f"when_away must be one of {', '.join(get_args(WhenAway))}, not {when_away!r}.")
         self.token = token
         """How far the program got; its own business."""
         self.state = State.CLOSED
