@@ -45,7 +45,7 @@ class ClientConnection(asyncio.Protocol):
         self._url = url
         self._limits = limits
         self._owns_inbox = inbox is None
-        self._inbox = Inbox(self._limits.inbox_messages_max) if inbox is None else inbox
+        self._inbox = Inbox(self._limits) if inbox is None else inbox
         self._transport: Any = None
         self._protocol: Protocol | None = None
         self._reader = ResponseReader(self._limits)

@@ -1,25 +1,27 @@
 """Messages that arrived at a client and wait for the one who receives them: bounded, and outlives a connection.
 
 Knows no frames and no sockets: who fills it looks at `full`, and is told through `on_room` when there is room again.
+What full means is waiting.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 
+from websocket_fabric.limits import Limits
 from websocket_fabric.messages import Data
+from websocket_fabric.waiting import Waiting
 
 
 class Inbox:
     """A queue with one receiver."""
 
-    __slots__ = ("_in_hand", "_max", "_receiver", "_settled", "_waiting", "error", "on_room")
+    __slots__ = ("_in_hand", "_receiver", "_settled", "_waiting", "_was_full", "error", "on_room")
 
-    def __init__(self, messages_max: int) -> None:
-        self._max = messages_max
-        self._waiting: deque[Data] = deque()
+    def __init__(self, limits: Limits) -> None:
+        self._waiting = Waiting(limits)
+        self._was_full = False
         self._receiver: asyncio.Future[None] | None = None
         self._settled: asyncio.Future[None] | None = None
         self._in_hand = False
@@ -31,11 +33,12 @@ class Inbox:
     @property
     def full(self) -> bool:
         """Whether nothing more should be read. What one read brought is always taken."""
-        return len(self._waiting) >= self._max
+        return self._was_full
 
     def put(self, messages: Sequence[Data]) -> None:
         """Add what arrived."""
-        self._waiting.extend(messages)
+        self._waiting.put(messages)
+        self._was_full = self._was_full or self._waiting.is_full
         _resolve(self._receiver)
 
     def end(self, error: BaseException) -> None:
@@ -59,9 +62,11 @@ class Inbox:
             finally:
                 self._receiver = None
         self._in_hand = True
-        message = self._waiting.popleft()
-        if len(self._waiting) == self._max // 2 and self.on_room is not None:
-            self.on_room()
+        message = self._waiting.take()
+        if self._was_full and self._waiting.has_room:
+            self._was_full = False
+            if self.on_room is not None:
+                self.on_room()
         return message
 
     async def settled(self) -> None:

@@ -29,6 +29,8 @@ class Limits:
     """One more is answered with 503 and closed."""
     inbox_messages_max: int = 64
     """Messages of one connection that wait for their handler; then nothing more is read from it."""
+    inbox_bytes_max: int = 4 * 1024 * 1024
+    """Bytes of them (text counts in characters); then nothing more is read either. A longer message passes alone."""
     outbox_messages_max: int = 1024
     """Messages of one connection that wait to be written."""
     outbox_bytes_max: int = 1024 * 1024

@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import logging
 import time
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, cast
 
@@ -21,6 +20,7 @@ from websocket_fabric.messages import Data, Message
 from websocket_fabric.opening import Opening
 from websocket_fabric.outbox import WRITE_BUFFER_BYTES, Gone
 from websocket_fabric.protocol import Protocol
+from websocket_fabric.waiting import Waiting
 from websocket_fabric.writer import (
     BY_INBOX,
     BY_OPENING,
@@ -53,7 +53,7 @@ class Link(Writer):
         self.due = 0
         """watch.py's."""
         self._opening: Opening | None = Opening(self._me, request, first_bytes)
-        self._inbox: deque[Data] | None = None
+        self._inbox: Waiting | None = None
         self._busy = False
         self._heard = self._pinged = 0
         self._farewell = b""
@@ -151,9 +151,9 @@ class Link(Writer):
 
     def _set_aside(self, messages: Iterable[Data]) -> None:
         if self._inbox is None:
-            self._inbox = deque()
-        self._inbox.extend(messages)
-        if len(self._inbox) >= self.server.limits.inbox_messages_max:
+            self._inbox = Waiting(self.server.limits)
+        self._inbox.put(messages)
+        if self._inbox.is_full:
             self.hold(BY_INBOX)
 
     def _answer_control(self, protocol: Protocol) -> bytes:
@@ -205,17 +205,20 @@ class Link(Writer):
     def wait_for_worker(self) -> None:
         """A handler waits: nothing is handled before it is done."""
         self._busy = True
-        if self._rest is not None:
-            self._set_aside(self._rest)
+        if self._rest is not None and (rest := [*self._rest]):
+            self._set_aside(rest)
 
     def next_waiting(self) -> Data | None:
         """The next message that may be handled now."""
         if not self._inbox or self._held & DELIVERS_NOT:
             return None
-        data = self._inbox.popleft()
-        if self._held & BY_INBOX and len(self._inbox) <= self.server.limits.inbox_messages_max // 2:
+        data = self._inbox.take()
+        if self._held & BY_INBOX and self._inbox.has_room:
             self.release(BY_INBOX)
         return data
+
+    def _has_room(self) -> bool:
+        return self._inbox is None or self._inbox.has_room
 
     def answered(self, answer: Data | Message | None, error: BaseException | None) -> None:
         """What a handler that waited gave."""
@@ -242,7 +245,7 @@ class Link(Writer):
         if self._inbox:
             messages, self._inbox = self._inbox, None
             self._handle(messages)
-            if len(self._inbox or ()) <= self.server.limits.inbox_messages_max // 2:
+            if self._has_room():
                 self.release(BY_INBOX)
         if self._phase == LEAVING and not self._busy and not self._inbox:
             self.part(self._farewell)

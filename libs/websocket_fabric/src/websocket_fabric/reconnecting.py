@@ -101,7 +101,7 @@ class ReconnectingClient:
         self._attempts = Attempts(self._backoff)
         self._when_away = when_away
         self._final_codes = final_codes
-        self._inbox = Inbox(connector.limits.inbox_messages_max)
+        self._inbox = Inbox(connector.limits)
         self._queue: deque[Data] = deque()
         self._queued_bytes = 0
         self._connection: ClientConnection | None = None
