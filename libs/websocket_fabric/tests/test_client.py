@@ -17,6 +17,7 @@ from websocket_fabric import (
     Limits,
     Message,
     OutboxFull,
+    ReconnectingClient,
     Rejected,
     WebSocketServer,
     connect,
@@ -107,6 +108,28 @@ def test_bad_addresses_are_refused_at_once(url: str, says: str) -> None:
     """Before anything is connected, with what to write instead."""
     with pytest.raises(ValueError, match=says):
         connect(url)
+
+
+def test_an_origin_is_said_as_a_browser_would_say_it() -> None:
+    """By a name of its own, by the client that reconnects, too; as a header it is refused with that name."""
+
+    async def both() -> None:
+        server = WebSocketServer(f"127.0.0.1:{free_port()}", origins=["https://chat.example"])
+        server.on_message(lambda message: message.data)
+        await server.start()
+        url = f"ws://127.0.0.1:{server.port}/"
+        async with ReconnectingClient(connect(url, origin="https://chat.example")) as client:
+            client.send("let in")
+            assert await client.receive() == "let in"
+        with pytest.raises(Rejected, match="403"):
+            await connect(url, origin="https://elsewhere.example").open()
+        with pytest.raises(ValueError, match="see origin="):
+            await connect(url, headers={"Origin": "https://chat.example"}).open()
+        await server.stop()
+
+    asyncio.run(both())
+    with pytest.raises(ValueError, match="without a path"):
+        connect("ws://127.0.0.1/", origin="https://chat.example/")
 
 
 def test_iteration_ends_with_a_normal_close_and_raises_otherwise() -> None:

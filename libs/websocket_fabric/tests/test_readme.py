@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -19,7 +20,16 @@ import pytest
 import uvloop
 from served import HOST, WAIT_S, Peer, free_port, make, running, until
 
-from websocket_fabric import Limits, Message, Rejected, WebSocketServer
+from websocket_fabric import (
+    Backoff,
+    ClientConnection,
+    Connector,
+    Limits,
+    Message,
+    ReconnectingClient,
+    Rejected,
+    WebSocketServer,
+)
 from websocket_fabric.handshake import build_request
 
 LIBRARY = Path(__file__).parents[1]
@@ -160,18 +170,56 @@ def test_the_table_of_limits_is_the_codes() -> None:
     ]
 
 
+def named(head: str) -> list[str]:
+    """What the first column of this table names."""
+    table = README.split(head)[1].split("\n\n")[0]
+    cells = re.findall(r"^\| (.+?) \|", table, re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`(?:await )?(\w+)", cell)]
+
+
 def test_what_the_table_of_a_connection_names_is_there() -> None:
     """Methods and properties of a live one."""
-    table = README.split("| of a connection | |")[1].split("\n\n")[0]
     server = WebSocketServer()
     connection = server._connection()
-    names = [
-        name
-        for cell in re.findall(r"^\| (.+?) \|", table, re.MULTILINE)
-        for name in re.findall(r"`(?:await )?(\w+)", cell)
-    ]
+    names = named("| of a connection | |")
     assert len(names) > 10
     assert [name for name in names if not hasattr(connection, name)] == []
+
+
+def test_what_the_tables_of_server_and_client_name_is_there() -> None:
+    """Likewise."""
+    assert set(named("| of a server | |")) <= set(dir(WebSocketServer()))
+
+    async def made() -> ClientConnection:
+        return ClientConnection(build_request("a"), "ws://a/", Limits(), None)
+
+    connection = asyncio.run(made())
+    assert set(named("| of a client's connection | |")) <= set(dir(connection))
+
+
+@pytest.mark.parametrize(
+    ("head", "made"),
+    [
+        ("| option of a server | |", WebSocketServer),
+        ("| option of `connect` | |", Connector),
+        ("| option of `ReconnectingClient` | |", ReconnectingClient),
+    ],
+)
+def test_the_tables_of_options_are_the_codes(head: str, made: type) -> None:
+    """Every option once, in any order."""
+    options = [
+        name for name, one in inspect.signature(made).parameters.items() if one.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    assert sorted(named(head)) == sorted(options)
+
+
+def test_the_table_of_the_backoff_is_the_codes() -> None:
+    """Every field, with its default, in the code's order."""
+    table = README.split("| field of `Backoff` | default | |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", table, re.MULTILINE)
+    assert [(name, eval(default)) for name, default in rows] == [
+        (field.name, field.default) for field in dataclasses.fields(Backoff)
+    ]
 
 
 def test_the_map_names_every_module() -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from websocket_fabric.client_connection import ClientConnection
 from websocket_fabric.deflate import Deflate
-from websocket_fabric.handshake import build_request
+from websocket_fabric.handshake import build_request, is_origin
 from websocket_fabric.inbox import Inbox
 from websocket_fabric.limits import Limits
 
@@ -23,7 +23,8 @@ class Connector:
     """How to connect to an address: `async with connect(url) as connection`, or `await connect(url).open()`.
 
     It can be opened any number of times. `headers` may be a function, called for each connection: a credential that
-    expires is fresh after a reconnect. `ssl_context` is for wss://, and the default one is used without.
+    expires is fresh after a reconnect. `origin` is for a server that lets in only those of its list, and is what a
+    browser would send. `ssl_context` is for wss://, and the default one is used without.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Connector:
         url: str,
         *,
         headers: Headers | None = None,
+        origin: str = "",
         subprotocols: Sequence[str] = (),
         deflate: Deflate | None = None,
         ssl_context: ssl.SSLContext | None = None,
@@ -44,13 +46,15 @@ class Connector:
             raise ValueError(f"A WebSocket address has no fragment and no user; send credentials in headers: {url!r}.")
         if ssl_context is not None and parts.scheme == "ws":
             raise ValueError(f"A TLS context was given for an address without TLS; write wss:// for {url!r}.")
+        if origin and not is_origin(origin):
+            raise ValueError(f"{origin!r} is no origin: scheme://host or scheme://host:port, without a path, or null.")
         self.url = url
         self.limits = limits or Limits()
         self._secure = parts.scheme == "wss"
         self._host, self._port = parts.hostname, parts.port or (443 if self._secure else 80)
         self._authority = parts.netloc
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._headers = headers
+        self._headers, self._origin = headers, origin
         self._subprotocols = tuple(subprotocols)
         self._deflate = deflate
         self._ssl_context = ssl_context
@@ -68,6 +72,7 @@ class Connector:
         asked = build_request(
             self._authority,
             self._target,
+            origin=self._origin,
             subprotocols=self._subprotocols,
             headers=tuple(headers.items()),
             deflate=self._deflate,

@@ -215,9 +215,14 @@ def _check_origin(origin: str | None, allowed: Sequence[str]) -> None:
 @functools.lru_cache(maxsize=16)
 def _allowed(origins: tuple[str, ...]) -> frozenset[str]:
     for one in origins:
-        if one != "null" and ORIGIN.fullmatch(one.lower()) is None:
+        if not is_origin(one):
             raise ValueError(f"{one!r} is no origin: scheme://host or scheme://host:port, without a path.")
     return frozenset(_origin(one) for one in origins)
+
+
+def is_origin(value: str) -> bool:
+    """Whether a page could come from there."""
+    return value == "null" or ORIGIN.fullmatch(value.lower()) is not None
 
 
 def _origin(value: str) -> str:
@@ -350,7 +355,9 @@ def _body_bytes(response: Response) -> int:
 def _lines(headers: Headers) -> list[str]:
     for name, value in headers:
         if TOKEN.fullmatch(name) is None or VALUE.fullmatch(value) is None or name.lower() in OURS:
-            raise ValueError(f"{name!r}: {value!r} is no header that can be added to a handshake.")
+            hint = " The handshake writes it itself; see origin=, subprotocols= and deflate=."
+            ours = hint if name.lower() in OURS else ""
+            raise ValueError(f"{name!r}: {value!r} is no header that can be added to a handshake.{ours}")
     return [f"{name}: {value}" for name, value in headers]
 
 
