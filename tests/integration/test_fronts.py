@@ -44,6 +44,7 @@ ELSEWHERE = (
 FILE_BYTES = 20_000_000
 """More than the proxies let through for any other call."""
 FIRST_BYTES = 5_000_000
+PART_BYTES = 500_000
 TUS = {"Tus-Resumable": "1.0.0"}
 BYTES = TUS | {"Content-Type": "application/offset+octet-stream"}
 ONCE = {
@@ -110,6 +111,11 @@ def socket_to(front: Front, key: str) -> connect:
     url = front.origin.replace("https", "wss", 1) + "/ws"
     headers = {"Cookie": f"reef_key={key}"}
     return connect(url, additional_headers=headers, origin=front.origin, ssl=front.trust(), proxy=None)  # type: ignore[arg-type]
+
+
+def channel_to(front: Front) -> grpc.Channel:
+    """A gRPC client that trusts the proxy's certificate."""
+    return grpc.secure_channel(f"{HOST}:{front.ports.https}", grpc.ssl_channel_credentials(front.ca.read_bytes()))
 
 
 def handshake(front: Front, key: str, origin: str) -> httpx.Response:
@@ -278,8 +284,7 @@ def test_a_form_with_a_large_file_is_taken_and_a_large_call_is_not(browser: http
 def test_grpc_passes(front: Front, key: str, reef: Reef) -> None:
     """A chat whose tokens arrive one by one, over HTTP/2 on the same port; who has no key is told so."""
     del reef  # it runs
-    trusted = grpc.ssl_channel_credentials(front.ca.read_bytes())
-    with grpc.secure_channel(f"{HOST}:{front.ports.https}", trusted) as channel:
+    with channel_to(front) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         serving = health.Check(health_pb2.HealthCheckRequest(), timeout=10).status
         assert serving == health_pb2.HealthCheckResponse.SERVING
@@ -296,6 +301,21 @@ def test_grpc_passes(front: Front, key: str, reef: Reef) -> None:
         assert kind == "done"
     assert len(came) > 5
     assert came[-1] - came[0] > 0.3, "the proxy kept the tokens until the end"
+
+
+def test_a_large_file_passes_over_grpc(front: Front, key: str, reef: Reef) -> None:
+    """A stream of files is one request, longer than any other call may be."""
+    del reef  # it runs
+    with channel_to(front) as channel:
+        documents = pb_grpc.DocumentsStub(channel)
+        accepted = documents.Upload(_large_file(), metadata=(("authorization", f"Bearer {key}"),), timeout=20)
+    assert [file.size_bytes for file in accepted.documents] == [FILE_BYTES]
+
+
+def _large_file() -> Iterator[pb.UploadPart]:
+    yield pb.UploadPart(file=pb.UploadFile(name="large.txt"))
+    for _ in range(FILE_BYTES // PART_BYTES):
+        yield pb.UploadPart(data=b"word " * (PART_BYTES // 5))
 
 
 def test_caddys_own_checks_pass(tmp_path: Path) -> None:
