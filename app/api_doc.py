@@ -53,6 +53,8 @@ Hanging up never stops a run, except on `/v1/chat/completions`, whose replies no
 SOCKET = """\
 ## WebSocket `/ws`
 
+A request without an upgrade is answered with 426: a proxy between must pass `Upgrade` and `Connection` on.
+
 Text frames, one JSON object each, at most 256 KiB. A frame that cannot be used is answered with an `error` event that
 has no `run_id`, and the socket stays open. `seq` grows within a run and has gaps where it was restarted: keep the
 highest one you saw and send it as `last_seq` to resume. `seq` 0 marks a reading that is not part of the run's log.

@@ -13,6 +13,7 @@ import msgspec
 import redis
 import sqlalchemy.exc
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing.exceptions import WebsocketMismatch
 
 from app.listener import Closed, TooMany
 from reef.conversation.store import UnknownMessage, UnknownSession
@@ -173,6 +174,8 @@ def not_found(what: str, key: str = "") -> Refusal:
 
 
 def _of_http(error: HTTPException) -> Refusal:
+    if isinstance(error, WebsocketMismatch):
+        return Refusal(400, "no_websocket", "No WebSocket", "This address speaks no WebSocket; /ws does.")
     status = error.code or 500
     title = error.name if status != 413 else "Content Too Large"
     code = re.sub(r"[^a-z]+", "_", title.lower()).strip("_")

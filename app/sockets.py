@@ -26,6 +26,7 @@ from wsproto.events import Message, TextMessage
 from wsproto.utilities import ProtocolError
 
 from app.listener import Closed, Hopeless, Listener
+from app.refusals import Refusal
 from app.services import Services, services
 from app.session import ENDS, FRAME_MAX, INBOX_MAX, TRY_LATER, ClientSession, TooLong, full
 from websocket_fabric.handshake import Refused, Request, accept
@@ -33,6 +34,10 @@ from websocket_fabric.handshake import Refused, Request, accept
 log = logging.getLogger(__name__)
 
 PATH = "/ws"
+WEBSOCKET_ONLY = (
+    "This address speaks WebSocket only. Where a client that speaks it comes through a proxy, the proxy lost its "
+    "headers: let it pass Upgrade and Connection on, as the files in deploy/nginx and deploy/caddy do."
+)
 SOCKETS_MAX = 1000
 PING_EVERY_S = 25
 SEND_TIMEOUT_S = 20.0
@@ -176,6 +181,7 @@ def install(app: Flask) -> None:
         return serve_here()
 
     app.view_functions["ws"] = view
+    app.add_url_rule(PATH, "ws_without_upgrade", _ask_for_upgrade)
 
 
 class HandedOver(Response):
@@ -187,11 +193,22 @@ class HandedOver(Response):
 
 
 def _check_handshake() -> None:
-    """Refuse in words what is no handshake. Raises BadRequest."""
+    """Refuse in words what is no handshake. Raises BadRequest and Refusal."""
     try:
         accept(Request(request.path, {name.lower(): value for name, value in request.headers.items()}))
     except Refused as refused:
-        raise BadRequest(f"This is no WebSocket handshake: {refused.reason}") from None
+        detail = f"This is no WebSocket handshake: {refused.reason}"
+        raise (_upgrade_required(detail) if refused.status == 426 else BadRequest(detail)) from None
+
+
+def _ask_for_upgrade() -> Response:
+    """Answer who comes without an upgrade. Raises Refusal."""
+    raise _upgrade_required(WEBSOCKET_ONLY)
+
+
+def _upgrade_required(detail: str) -> Refusal:
+    headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    return Refusal(426, "upgrade_required", "Upgrade Required", detail, headers=headers)
 
 
 def serve(connection: BoundedServer, reef: Services) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -70,12 +71,38 @@ def test_compression_is_not_agreed_to(web: Web) -> None:
         assert client.connection.protocol.extensions == []
 
 
-def test_a_request_that_is_no_handshake_is_told_so(web: Web) -> None:
-    """A plain GET and a broken upgrade are 400, not a failure of ours."""
+def test_a_request_without_upgrade_is_told_what_is_missing(web: Web) -> None:
+    """What a proxy leaves of a handshake when it loses `Upgrade`, `Connection` or both, and a version nobody speaks."""
+    key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
+    lost: list[dict[str, str]] = [{}, key, key | {"Upgrade": "websocket"}, key | {"Connection": "Upgrade"}]
     with web.client() as client:
-        assert client.get("/ws").status_code == 400
-        broken = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
-        assert client.get("/ws", headers=broken).status_code == 400
+        for headers in lost:
+            answer = client.get("/ws", headers=headers)
+            assert "pass Upgrade and Connection on" in _asked_to_upgrade(answer), headers
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
+        old = client.get("/ws", headers=key | upgrade | {"Sec-WebSocket-Version": "8"})
+        assert "Sec-WebSocket-Version must be 13" in _asked_to_upgrade(old)
+        assert client.post("/ws").status_code == 405
+
+
+def _asked_to_upgrade(answer: httpx.Response) -> str:
+    assert (answer.status_code, answer.headers["Content-Type"]) == (426, "application/problem+json")
+    said = [answer.headers[name].lower() for name in ("Upgrade", "Connection", "Sec-WebSocket-Version")]
+    assert said == ["websocket", "upgrade", "13"]
+    problem = answer.json()
+    assert problem["code"] == "upgrade_required"
+    return str(problem["detail"])
+
+
+def test_a_broken_handshake_is_told_so(web: Web) -> None:
+    """400 and not a failure of ours; so is one at an address that is no WebSocket."""
+    broken = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    with web.client() as client:
+        answer = client.get("/ws", headers=broken)
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+        elsewhere = client.get("/", headers=broken)
+        assert (elsewhere.status_code, elsewhere.json()["code"]) == (400, "no_websocket")
+        assert "/ws does" in elsewhere.json()["detail"]
 
 
 @pytest.mark.parametrize(
