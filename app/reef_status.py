@@ -110,6 +110,7 @@ class ReefStatus:
             vectors=vectors,
             at=round(time.time(), 3),
             strategy=allocation.strategy if allocation else "",
+            grpc=self._settings.grpc_address,
         )
 
     def _model(self, reports: Reports) -> ModelStatus:

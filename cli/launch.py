@@ -381,10 +381,7 @@ def secrets_of(settings: Settings) -> list[str]:
 
 def base_url(settings: Settings) -> str:
     """The address under which this machine reaches the web process."""
-    host = {"0.0.0.0": broker.LOOPBACK, "": broker.LOOPBACK, "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
-    if ":" in host and not host.startswith("["):
-        host = f"[{host}]"
-    return f"http://{host}:{settings.port}"
+    return f"http://{settings.reached_at}:{settings.port}"
 
 
 def _python(module: str, *arguments: str) -> list[str]:

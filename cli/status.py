@@ -113,4 +113,5 @@ def _print_reef(console: Console, reef: dict[str, Any]) -> None:
     runs = reef["runs"]
     console.print(f"\nRuns     {runs['running']} running, {runs['queued']} queued, {runs['dead']} dead")
     console.print(f"Records  {reef['database']}    Broker  {reef['broker']}    Vectors  {reef['vectors']}")
-    console.print(f"Sockets  {reef['sockets_open']} open    Gateway  {reef['gateway']}")
+    grpc = reef["grpc"] or "off"
+    console.print(f"Sockets  {reef['sockets_open']} open    Gateway  {reef['gateway']}    gRPC  {grpc}")

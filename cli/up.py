@@ -197,6 +197,8 @@ def _welcome(reef: ReefProcesses, show: Show) -> None:
     show.line()
     show.line(f"  Chat page  {reef.url}")
     show.line(f"  API        {reef.url}/api/v1/openapi.json   (OpenAI clients: {reef.url}/v1)")
+    if reef.settings.grpc_address:
+        show.line(f"  gRPC       {reef.settings.grpc_address}")
     if reef.flower is not None:
         show.line(f"  Flower     {reef.flower.url}   (login: coral-reef status)")
     show.line(f"  Logs       {reef.settings.data_dir / 'logs'}")

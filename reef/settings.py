@@ -88,6 +88,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The database URL with its embedded default filled in."""
         return self.database_url or f"sqlite:///{self.data_dir / 'reef.db'}"
 
+    @property
+    def reached_at(self) -> str:
+        """`host` in an address that this machine can call."""
+        host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+    @property
+    def grpc_address(self) -> str:
+        """Where this machine reaches the gRPC API; empty where there is none."""
+        return f"{self.reached_at}:{self.grpc_port}" if self.grpc_port else ""
+
     def environment(self) -> dict[str, str]:
         """These settings as environment variables, for child processes."""
         return {PREFIX + name.upper(): _plain(getattr(self, name)) for name in self.__struct_fields__}

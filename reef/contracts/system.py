@@ -130,6 +130,8 @@ class SystemStatus(msgspec.Struct, frozen=True, kw_only=True):
     """ok, down (the web process holds WebSockets itself meanwhile) or off (it always does)."""
     sockets_open: int = 0
     """WebSockets that this web process and its gateway hold. Not told live: each of the two knows only its own."""
+    grpc: str = ""
+    """Where this machine reaches the gRPC API that the gateway serves; empty where it serves none."""
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from chat_page import PHONE, Console, Line, assert_sound
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 from whole_product import Reef, running_reef
+
+from workers import broker
 
 EIGHT = """
 version: 1
@@ -32,7 +34,7 @@ LONG = "word " * 150
 @pytest.fixture(scope="module")
 def reef(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reef]:
     """The product with eight devices."""
-    with running_reef(tmp_path_factory.mktemp("reef"), EIGHT) as started:
+    with running_reef(tmp_path_factory.mktemp("reef"), EIGHT, grpc_port=broker.free_port()) as started:
         yield started
 
 
@@ -52,6 +54,10 @@ class ReefPage:
 
     def tile(self, node: str) -> Locator:
         return self.page.locator(f".tile[data-node='{node}']")
+
+    def fact(self, term: str) -> Locator:
+        """What is said under this word at the head of the page."""
+        return self.page.locator("#facts > div", has=self.page.get_by_text(term, exact=True)).locator("dd")
 
     def jobs(self, state: str) -> Locator:
         return self.page.locator(f"#jobs-{state} > .job:not(.ended)")
@@ -98,6 +104,28 @@ def test_page_reef_shows_devices_queues_and_the_last_hour(seen: ReefPage) -> Non
     expect(model.get_by_role("button", name="Load smollm2-135m-instruct", exact=True)).to_be_enabled()
     page.goto(f"{seen.reef.url}/status")
     expect(page).to_have_url(f"{seen.reef.url}/reef")
+
+
+def test_page_reef_tells_of_the_gateway(seen: ReefPage, console: Console) -> None:
+    """Its state in words, the sockets that are open, where gRPC is; a gateway that is down is trouble for both."""
+    gateway, grpc = seen.fact("Gateway"), seen.fact("gRPC")
+    expect(gateway).to_have_text(re.compile(r"^In order\d open sockets?$"))
+    port = f"Port {seen.reef.settings.grpc_port}"
+    expect(grpc).to_have_text(f"{port}127.0.0.1")
+    page = seen.page
+
+    def down(route: Route) -> None:
+        route.fulfill(json=route.fetch().json() | {"gateway": "down", "sockets_open": 2})
+
+    page.route("**/api/v1/system/status", down)
+    seen.open()
+    expect(gateway).to_have_text("Down2 open sockets")
+    expect(grpc).to_have_text(f"Down{port}")
+    expect(page.locator("#facts .trouble-words")).to_have_count(2)
+    console.allow("Failed to load resource")
+    page.route("**/api/v1/system/status", lambda route: route.abort())
+    seen.open()
+    expect(gateway).to_contain_text("Not known")
 
 
 def test_page_reef_cancels_a_running_job(seen: ReefPage) -> None:

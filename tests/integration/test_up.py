@@ -33,7 +33,7 @@ pools:
 class Up:
     """A running `coral-reef up` and what it has printed."""
 
-    def __init__(self, directory: Path, *arguments: str, queues: str = QUEUES) -> None:
+    def __init__(self, directory: Path, *arguments: str, queues: str = QUEUES, grpc_port: int = 0) -> None:
         directory.mkdir(exist_ok=True)
         (directory / "queues.yaml").write_text(queues)
         self.data = directory / "data"
@@ -44,6 +44,7 @@ class Up:
             "REEF_DATA_DIR": str(self.data),
             "REEF_QUEUES_FILE": str(directory / "queues.yaml"),
             "REEF_PORT": str(self.port),
+            "REEF_GRPC_PORT": str(grpc_port),
         }
         self.lines: list[str] = []
         self._changed = threading.Condition()
@@ -130,7 +131,7 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = RE
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """One running reef for the tests that leave it running."""
-    running = Up(tmp_path_factory.mktemp("up"))
+    running = Up(tmp_path_factory.mktemp("up"), grpc_port=broker.free_port())
     running.wait_for("Ctrl-C stops everything")
     yield running
     running.end()
@@ -142,6 +143,8 @@ def test_it_says_where_the_page_is_and_the_page_is_there(up: Up) -> None:
     assert url == f"http://127.0.0.1:{up.port}"
     assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
     assert httpx.get(url, trust_env=False, follow_redirects=True).headers["content-type"].startswith("text/html")
+    host, _, port = up.wait_for("gRPC").split()[-1].partition(":")
+    socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def test_status_shows_processes_devices_and_queues(up: Up) -> None:
@@ -157,6 +160,8 @@ def test_status_shows_processes_devices_and_queues(up: Up) -> None:
     text = up.command("status").stdout
     for part in ("broker", "chat-simulated", "(simulated)", report["flower"]["password"], "Broker  ok", "Gateway  ok"):
         assert part in text
+    address = up.wait_for("gRPC").split()[-1]
+    assert (report["reef"]["grpc"], f"gRPC  {address}" in text) == (address, True)
 
 
 def test_flower_asks_for_its_password(up: Up) -> None:

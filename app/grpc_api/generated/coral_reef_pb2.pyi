@@ -1910,6 +1910,7 @@ class SystemStatus(_message.Message):
     UNPLACED_FIELD_NUMBER: _builtins.int
     GATEWAY_FIELD_NUMBER: _builtins.int
     SOCKETS_OPEN_FIELD_NUMBER: _builtins.int
+    GRPC_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     flower_url: _builtins.str
     database: _builtins.str
@@ -1922,6 +1923,8 @@ class SystemStatus(_message.Message):
     """ok, down or off."""
     sockets_open: _builtins.int
     """WebSockets that the gateway holds."""
+    grpc: _builtins.str
+    """Where the gRPC API is reached on its own machine."""
     @_builtins.property
     def model(self) -> Global___ModelStatus: ...
     @_builtins.property
@@ -1948,10 +1951,11 @@ class SystemStatus(_message.Message):
         unplaced: _abc.Iterable[Global___DeviceStatus] | None = ...,
         gateway: _builtins.str = ...,
         sockets_open: _builtins.int = ...,
+        grpc: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "runs", b"runs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "broker", b"broker", "database", b"database", "flower_url", b"flower_url", "gateway", b"gateway", "model", b"model", "pools", b"pools", "runs", b"runs", "sockets_open", b"sockets_open", "strategy", b"strategy", "unplaced", b"unplaced", "vectors", b"vectors", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "broker", b"broker", "database", b"database", "flower_url", b"flower_url", "gateway", b"gateway", "grpc", b"grpc", "model", b"model", "pools", b"pools", "runs", b"runs", "sockets_open", b"sockets_open", "strategy", b"strategy", "unplaced", b"unplaced", "vectors", b"vectors", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,6 +30,16 @@ def test_a_child_process_reads_what_its_parent_had() -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "reached"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("reef.lan", "reef.lan")],
+)
+def test_an_address_that_is_shown_can_be_called(host: str, reached: str) -> None:
+    """Also where the server listens on every address; none is shown for gRPC where that is off."""
+    assert Settings(host=host, grpc_port=8090).grpc_address == f"{reached}:8090"
+    assert Settings(host=host).grpc_address == ""
+
+
+@pytest.mark.parametrize(
     ("variable", "value"),
     [("REEF_PORT", "http"), ("REEF_PORT", "0"), ("REEF_PORT", "70000"), ("REEF_REQUIRE_API_KEY", "perhaps")],
 )

@@ -2,7 +2,8 @@
 // through, asked for every two seconds. Draws nothing.
 //
 // Topics: "change" (tables changed), "device_changed" and "model" (events), "connection", "fresh" (once a second),
-// "say" (words for a screen reader), "trouble" (a problem to show), "outage" (why nothing newer is known, or "").
+// "say" (words for a screen reader), "trouble" (a problem to show), "outage" (why nothing newer is known, or ""),
+// "doors" (the gateway and the open sockets, which the live line cannot tell: each process knows only its own).
 
 import { Bus } from "../bus.js";
 import * as api from "../api.js";
@@ -10,6 +11,7 @@ import { Live } from "../live.js";
 import * as calls from "./calls.js";
 
 const ASK_EVERY_MS = 2_000;
+const DOORS_EVERY_MS = 10_000;
 const TICK_MS = 1_000;
 const ASKED = { running: 100, queued: 50, dead: 50 };
 const TABLES = ["pools", "devices", "jobs"];
@@ -21,6 +23,7 @@ export class Board extends Bus {
     this.pools = new Map();
     this.devices = new Map();
     this.jobs = new Map();
+    this.doors = { gateway: "", sockets: 0 };
     this.at = 0;
     this.heardAt = 0;
     this.outage = "";
@@ -45,6 +48,7 @@ export class Board extends Bus {
     this.live.watchSystem(true);
     this.live.start();
     setInterval(() => this.emit("fresh"), TICK_MS);
+    setInterval(() => this.connection === "open" && document.visibilityState === "visible" && this.#askDoors(), DOORS_EVERY_MS);
     // nobody looks: the reef need not be looked at for us
     document.addEventListener("visibilitychange", () => this.live.watchSystem(document.visibilityState === "visible"));
   }
@@ -87,6 +91,20 @@ export class Board extends Bus {
     this.connection = state;
     this.emit("connection", state);
     if (state === "sse") this.#askOn();
+    if (state === "open") this.#askDoors();
+  }
+
+  async #askDoors() {
+    try {
+      this.#setDoors(await api.status());
+    } catch {
+      this.#setDoors({});
+    }
+  }
+
+  #setDoors({ gateway = "", sockets_open: sockets = 0 }) {
+    this.doors = { gateway, sockets };
+    this.emit("doors");
   }
 
   /** Without a WebSocket: ask, as long as that is so. */
@@ -103,6 +121,7 @@ export class Board extends Bus {
   async #ask() {
     try {
       const [status, ...lists] = await Promise.all([api.status(), ...Object.entries(ASKED).map(([state, limit]) => calls.jobs(state, limit))]);
+      this.#setDoors(status);
       this.#merge(asSnapshot(status, lists.flat()));
     } catch (problem) {
       this.#setOutage(problem.message);

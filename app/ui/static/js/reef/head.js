@@ -1,7 +1,7 @@
 // The reef in a line of facts, how fresh they are, and faults said aloud.
 
 import { byId, h } from "../dom.js";
-import { clockTime, inTrouble, isBusy, isDown, rate } from "./words.js";
+import { clockTime, gatewayWords, inTrouble, isBusy, isDown, rate } from "./words.js";
 
 const FRESH_MS = 4_000;
 const BANNER_AFTER_MS = 900;
@@ -14,6 +14,7 @@ export class Head {
     this.board = board;
     this.shown = "";
     board.on("change", () => this.#drawFacts());
+    board.on("doors", () => board.reef && this.#drawFacts());
     board.on("fresh", () => this.#drawFreshness());
     board.on("connection", () => this.#drawBanner());
     board.on("outage", () => this.#drawBanner());
@@ -74,7 +75,7 @@ export class Head {
 }
 
 function factsOf(board) {
-  const { reef, devices } = board;
+  const { reef, devices, doors } = board;
   const all = [...devices.values()];
   const up = all.filter((device) => !isDown(device));
   const troubled = all.filter((device) => inTrouble(device, board.now)).length;
@@ -90,8 +91,17 @@ function factsOf(board) {
     strategy && { term: "Strategy", words: strategy },
     { term: "Document index", words: { ok: "In order", down: "Down", off: "Not in use" }[reef.vectors] ?? reef.vectors, trouble: reef.vectors === "down" },
     { term: "Database", words: { sqlite: "SQLite", postgresql: "PostgreSQL" }[reef.database] ?? reef.database, aside: `Broker ${reef.broker === "ok" ? "in order" : "down"}` },
+    { term: "Gateway", words: gatewayWords(doors.gateway), aside: doors.gateway && `${doors.sockets} open ${doors.sockets === 1 ? "socket" : "sockets"}`, trouble: doors.gateway === "down" },
+    reef.grpc && grpcFact(reef.grpc, doors.gateway === "down"),
     reef.flower_url && { term: "Tasks", words: "Open Flower", href: reef.flower_url },
   ].filter(Boolean);
+}
+
+/** The gateway serves gRPC, and nobody else does when it is down. */
+function grpcFact(address, down) {
+  const colon = address.lastIndexOf(":");
+  const [host, port] = [address.slice(0, colon), `Port ${address.slice(colon + 1)}`];
+  return { term: "gRPC", words: down ? "Down" : port, aside: down ? port : host, trouble: down };
 }
 
 function fact({ term, words, aside = "", trouble = false, href = "" }) {

@@ -30,6 +30,9 @@ export const isBusy = (device) => !isDown(device) && device.running > 0;
 /** What was decided is not what the worker does yet. */
 export const isMoving = (device) => device.place !== null && !isDown(device) && device.place.version !== device.place_version;
 
+/** The process that holds WebSockets and serves gRPC. */
+export const gatewayWords = (state) => ({ ok: "In order", down: "Down", off: "Not in use" })[state] ?? "Not known";
+
 export const taskWords = (task) => TASKS[task] ?? task.split(".").slice(1).join(" ");
 export const tierWords = (tier) => TIERS[tier] ?? tier;
 
