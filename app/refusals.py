@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing.exceptions import WebsocketMismatch
 
 from app.listener import Closed, TooMany
+from reef.contracts.frames import NOT_BLANK
 from reef.conversation.store import UnknownMessage, UnknownSession
 from reef.conversation.turns import KeyReused, NotEditable, PoolClosed
 from reef.knowledge.documents import UnknownDocument
@@ -186,15 +187,16 @@ def _of_http(error: HTTPException) -> Refusal:
 
 
 _AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+_BLANK = f"Expected `str` matching regex {NOT_BLANK!r}"
+_BLANK_WORDS = "Expected text that is not blank"
 _NAMED = re.compile(r"(?:required|unknown) field `(?P<name>[^`]+)`")
 
 
 def _of_shape(error: Exception) -> Refusal:
     if not isinstance(error, msgspec.ValidationError):
         return Refusal(400, "not_json", "Not JSON", f"The body is not JSON: {error}.")
-    return Refusal(
-        400, "invalid", "Invalid request", f"The request does not fit: {error}.", errors=(field_error(str(error)),)
-    )
+    said = str(error).replace(_BLANK, _BLANK_WORDS)
+    return Refusal(400, "invalid", "Invalid request", f"The request does not fit: {said}.", errors=(field_error(said),))
 
 
 def field_error(message: str) -> FieldError:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from reef.contracts.frames import Identifier
+from reef.contracts.frames import NOT_BLANK, Identifier
 from reef.contracts.jobs import QueryFilters
 from reef.knowledge.documents import LISTED_MAX, Document, DocumentChunk
 from reef.knowledge.formats import Kind
@@ -151,7 +151,7 @@ class SearchRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     `stores` names them instead; without either only the shared store is searched.
     """
 
-    query: Annotated[str, Meta(min_length=1, max_length=QUESTION_CHARS_MAX, pattern=r"\S")]
+    query: Annotated[str, Meta(max_length=QUESTION_CHARS_MAX, pattern=NOT_BLANK)]
     persona_id: Identifier | None = None
     stores: Stores | None = None
     k: Annotated[int, Meta(ge=1, le=100)] = 10

@@ -33,7 +33,7 @@ Part = TextPart | ImagePart | AudioPart
 
 
 class CompletionMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """One message of the prompt."""
+    """One message of the prompt. Blank content is taken as it is: clients of OpenAI send it, and nothing is stored."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[Part] | None = None

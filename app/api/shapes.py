@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from reef.contracts.events import Metrics, Usage
-from reef.contracts.frames import Identifier, MessageText
+from reef.contracts.frames import NOT_BLANK, Identifier, MessageText
 from reef.contracts.system import JobView, Sample
 from reef.conversation.store import Message, SessionSummary
 from reef.personas.store import Persona
@@ -26,7 +26,7 @@ class PersonaList(msgspec.Struct, frozen=True):
 class MemoryDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Something to remember."""
 
-    text: Annotated[str, Meta(min_length=1, max_length=2_000)]
+    text: Annotated[str, Meta(max_length=2_000, pattern=NOT_BLANK)]
 
 
 class SessionQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +52,7 @@ class SessionDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SessionChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A new title."""
 
-    title: Annotated[str, Meta(min_length=1, max_length=80, pattern=r"\S")]
+    title: Annotated[str, Meta(max_length=80, pattern=NOT_BLANK)]
 
 
 class MessageView(Message, frozen=True, kw_only=True):

@@ -11,7 +11,9 @@ MESSAGE_CHARS_MAX = 32_000
 """Longest user message, in characters; longer ones are refused with a clear error."""
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
-MessageText = Annotated[str, Meta(min_length=1, max_length=MESSAGE_CHARS_MAX)]
+NOT_BLANK = r"\S"
+"""Pattern of a text that must say something: neither empty nor blanks alone."""
+MessageText = Annotated[str, Meta(max_length=MESSAGE_CHARS_MAX, pattern=NOT_BLANK)]
 
 
 class ChatFrame(msgspec.Struct, frozen=True, tag_field="type", tag="chat", kw_only=True):

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 import yaml
 from msgspec import Meta
 
+from reef.contracts.frames import NOT_BLANK
 from reef.records.database import Database
 from reef.records.tables import memories, personas
 
@@ -21,7 +22,7 @@ MEMORIES_MAX = 10_000
 """Memories of one persona."""
 BUILTIN_FILE = Path(__file__).parent / "builtin.yaml"
 
-Name = Annotated[str, Meta(min_length=1, max_length=80, pattern=r"\S")]
+Name = Annotated[str, Meta(max_length=80, pattern=NOT_BLANK)]
 Color = Annotated[str, Meta(pattern=r"^(#[0-9a-fA-F]{6})?$")]
 Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
 

@@ -40,7 +40,7 @@ class SayRequest(_message.Message):
     STREAM_FIELD_NUMBER: _builtins.int
     persona_id: _builtins.str
     message: _builtins.str
-    """At most 32000 characters."""
+    """At most 32000 characters, not blanks alone."""
     session_id: _builtins.str
     """A session that does not exist yet is made; without one, a new one."""
     idempotency_key: _builtins.str

@@ -7,8 +7,12 @@ import pytest
 import redis
 import sqlalchemy.exc
 
+from app.api.knowledge_shapes import SearchRequest
+from app.api.shapes import ChatRequest, EditRequest, MemoryDraft, SessionChange
+from app.grpc_api.group import Question
 from app.listener import Closed, TooMany
 from app.refusals import BrokerAway, field_error, refusal_of
+from reef.contracts.frames import ChatFrame
 from reef.conversation.store import UnknownMessage, UnknownSession
 from reef.conversation.turns import NotEditable, PoolClosed
 from reef.ledger import LaneBusy, PoolFull, UnknownJob
@@ -75,3 +79,28 @@ def test_a_wrong_field_is_named(body: bytes, field: str, part: str) -> None:
     assert found.field == field
     assert part in found.message
     assert refusal_of(caught.value).status == 400
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n\t"])
+@pytest.mark.parametrize(
+    ("kind", "field", "others"),
+    [
+        (ChatFrame, "message", {"type": "chat", "persona_id": "alice"}),
+        (ChatRequest, "message", {"persona_id": "alice"}),
+        (EditRequest, "message", {}),
+        (Question, "message", {"persona_ids": ["alice"]}),
+        (PersonaDraft, "name", {}),
+        (MemoryDraft, "text", {}),
+        (SessionChange, "title", {}),
+        (SearchRequest, "query", {}),
+    ],
+)
+def test_a_text_that_says_nothing_is_refused(kind: type, field: str, others: dict[str, object], text: str) -> None:
+    """At every door in the same words, whether it is empty or blank; one word more is enough."""
+    assert getattr(msgspec.convert({**others, field: f"{text}a"}, kind), field) == f"{text}a"
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert({**others, field: text}, kind)
+    refusal = refusal_of(caught.value)
+    assert (refusal.status, refusal.code) == (400, "invalid")
+    assert refusal.detail == f"The request does not fit: Expected text that is not blank - at `$.{field}`."
+    assert [(error.field, error.message) for error in refusal.errors] == [(field, "Expected text that is not blank")]
