@@ -27,7 +27,7 @@ from cli.options import without_password
 from cli.show import size
 from reef.knowledge import heartbeat
 from reef.records.database import Database
-from reef.settings import Settings
+from reef.settings import Settings, unknown_variables
 from workers import broker, vector_server
 
 Verdict = Literal["good", "warning", "bad"]
@@ -54,6 +54,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
         ("cpu", _cpu),
         ("memory", _memory),
         ("packages", _packages),
+        ("settings", _settings),
         ("llama engine", _openmp),
         ("data directory", _data_directory),
         ("disk", _disk),
@@ -136,6 +137,13 @@ def _compare(line: str) -> str:
     if wanted.specifier.contains(found, prereleases=True):
         return ""
     return f"{wanted.name} is {found}, not {wanted.specifier}"
+
+
+def _settings(_: Settings) -> Check:
+    """Bad values were told before; what is left are names that nobody reads."""
+    if unknown := " ".join(unknown_variables()):
+        return Check("settings", "warning", unknown, "`coral-reef config show` lists every setting.")
+    return Check("settings", "good", "every REEF_ variable is known and has a value that can be used")
 
 
 def _openmp(_: Settings) -> Check:

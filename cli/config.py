@@ -6,7 +6,7 @@ import click
 
 from cli.options import data_dir_option, settings_with, without_password
 from cli.show import plain_console, table
-from reef.settings import PREFIX, Settings
+from reef.settings import PREFIX, Settings, unknown_variables
 
 HIDDEN = "(set, not shown)"
 
@@ -28,6 +28,8 @@ def show(data_dir: object) -> None:
         origin = "default" if value in (getattr(default, name), _absolute(getattr(default, name))) else "set"
         rows.add_row(PREFIX + name.upper(), public_text(name, value), origin)
     plain_console().print(rows)
+    for sentence in unknown_variables():
+        click.echo(sentence, err=True)
 
 
 def public_text(name: str, value: object) -> str:

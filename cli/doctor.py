@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
+from cli.errors import Problem
 from cli.options import data_dir_option, settings_with
 from cli.show import plain_console
+
+if TYPE_CHECKING:
+    from cli.checks import Check
 
 MARKS = {"good": "[green]✓[/]", "warning": "[yellow]![/]", "bad": "[red]✗[/]"}
 
@@ -21,19 +27,16 @@ MARKS = {"good": "[green]✓[/]", "warning": "[yellow]![/]", "bad": "[red]✗[/]
 @data_dir_option
 def doctor(as_json: bool, repair: bool, rebuild: bool, data_dir: object) -> None:
     """Check this machine and the configuration. Exit status 1 when something is wrong."""
-    from cli.checks import all_checks
-
-    settings = settings_with(data_dir=data_dir)
     if rebuild and not repair:
         raise click.UsageError("--rebuild goes with --repair.")
     if repair:
         from cli.knowledge import repair_index
 
-        repair_index(settings, anew=rebuild, as_json=as_json)
+        repair_index(settings_with(data_dir=data_dir), anew=rebuild, as_json=as_json)
         return
     console = plain_console()
     findings = []
-    for check in all_checks(settings):
+    for check in _checks(data_dir):
         findings.append(check)
         if not as_json:
             console.print(f"{MARKS[check.verdict]} {check.name:<15}", end="")
@@ -46,3 +49,15 @@ def doctor(as_json: bool, repair: bool, rebuild: bool, data_dir: object) -> None
     else:
         console.print(f"\n{bad} of {len(findings)} checks failed." if bad else "\nEverything is in order.")
     sys.exit(1 if bad else 0)
+
+
+def _checks(data_dir: object) -> Iterator[Check]:
+    """Every check; where the settings cannot be used there is nothing else to look at."""
+    from cli.checks import Check, all_checks
+
+    try:
+        settings = settings_with(data_dir=data_dir)
+    except Problem as problem:
+        yield Check("settings", "bad", problem.message, problem.advice)
+        return
+    yield from all_checks(settings)

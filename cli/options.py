@@ -31,7 +31,7 @@ def settings_with(**options: Any) -> Settings:
     try:
         settings = load_settings()
     except SettingsError as error:
-        raise Problem(str(error)) from None
+        raise Problem(str(error), "docs/operations.md lists every setting and its values.") from None
     if settings.queues_file == Path("queues.yaml").absolute() and not settings.queues_file.exists():
         # started from another directory: the file that came with the program
         settings = settings.changed(queues_file=SHIPPED_QUEUES)

@@ -23,7 +23,7 @@ from cli.options import data_dir_option, settings_with
 from cli.show import Show
 from reef import access
 from reef.records.database import Database
-from reef.settings import Settings
+from reef.settings import Settings, unknown_variables
 from reef.topology import Topology
 from workers.process_spec import ProcessState
 
@@ -44,6 +44,8 @@ def up(host: str | None, port: int | None, model: str | None, flower: bool, data
     """Start everything and keep it running. Ctrl-C stops it cleanly."""
     settings = settings_with(host=host, port=port, data_dir=data_dir, model=_model(model))
     with Show() as show, _StopSignals() as stop, ExitStack() as ours:
+        for sentence in unknown_variables():
+            show.warn(sentence)
 
         def prepare(topology: Topology) -> None:
             ours.enter_context(_own_log(settings))

@@ -6,8 +6,9 @@ three together).
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,23 @@ import msgspec
 PREFIX = "REEF_"
 OTLP_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """The name that every OpenTelemetry program knows, for REEF_OTLP_URL."""
+OTHER_VARIABLES = frozenset(
+    {"REEF_API_KEY", "REEF_BROKER_PASSWORD", "REEF_METRICS_KEY", "REEF_TEST_DATA", "REEF_CHROMIUM"}
+)
+"""Names of ours that are no settings: of `coral-reef ingest`, of docker-compose.yml and of the tests."""
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+RANGES: dict[str, tuple[int, int | None, str]] = {
+    "port": (1, 65535, ""),
+    "grpc_port": (0, 65535, "; 0: no gRPC API"),
+    "upload_file_bytes_max": (1, None, ""),
+    "upload_files_max": (1, None, ""),
+    "upload_bytes_max": (1, None, ""),
+    "disk_reserve_bytes": (0, None, ""),
+    "model_cache_bytes": (0, None, "; 0: no limit"),
+    "model_preload_bytes": (-1, None, "; 0: none, -1: a quarter of what is free"),
+}
+"""Least and largest value of each number, and what its special values mean."""
+WEB_ADDRESSES = ("chroma_url", "remote_url", "rerank_url", "flower_url", "otlp_url")
 
 
 class SettingsError(ValueError):
@@ -109,23 +127,36 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings. Raises SettingsError naming the variable that cannot be used."""
+    """Read the settings. Raises SettingsError, with a line for every variable that cannot be used."""
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
+    wrong: list[str] = []
     for field in msgspec.structs.fields(Settings):
         variable = PREFIX + field.name.upper()
         text = environ.get(variable)
         if text is None or text == "":
             continue
-        values[field.name] = _parse(variable, text, field.type)
+        try:
+            values[field.name] = _parse(field.name, text, field.type)
+        except ValueError as error:
+            wrong.append(f"{variable} is {_shown(text)}; it must be {error}.")
+    if wrong:
+        raise SettingsError("\n".join(wrong))
     settings = Settings(**values)
-    if not 1 <= settings.port <= 65535:
-        raise SettingsError(f"REEF_PORT is {settings.port}; it must be between 1 and 65535.")
-    if not 0 <= settings.grpc_port <= 65535:
-        raise SettingsError(f"REEF_GRPC_PORT is {settings.grpc_port}; it must be between 1 and 65535, or 0 for none.")
     if not settings.otlp_url:
         settings = settings.changed(otlp_url=environ.get(OTLP_VARIABLE, ""))
     return settings.changed(data_dir=settings.data_dir.absolute(), queues_file=settings.queues_file.absolute())
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A sentence for each REEF_ name that no part of the product reads, with the setting that may be meant."""
+    environ = os.environ if environ is None else environ
+    known = {PREFIX + name.upper() for name in Settings.__struct_fields__}
+    for name in sorted(environ):
+        if not name.startswith(PREFIX) or name in known or name in OTHER_VARIABLES:
+            continue
+        near = difflib.get_close_matches(name, known, n=1)
+        yield f"{name} is no setting and has no effect." + (f" Is {near[0]} meant?" if near else "")
 
 
 def inherited_environment() -> dict[str, str]:
@@ -133,13 +164,48 @@ def inherited_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def _parse(variable: str, text: str, kind: Any) -> Any:
+def _parse(name: str, text: str, kind: Any) -> Any:
+    """A setting's value. Raises ValueError with what it must be."""
     if kind is Path:
         return Path(text).expanduser()
+    if kind is bool:
+        return _switch(text)
+    if kind is int:
+        return _number(name, text)
+    if name == "log_level":
+        if text.lower() not in LOG_LEVELS:
+            raise ValueError(f"{', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}")
+        return text.lower()
+    if name in WEB_ADDRESSES and not text.startswith(("http://", "https://")):
+        raise ValueError("an address that begins with http:// or https://")
+    if name == "allowed_origins" and not all("://" in origin for origin in text.split(",") if origin.strip()):
+        raise ValueError("origins with their scheme, separated by commas, like https://reef.example.org")
+    return text
+
+
+def _switch(text: str) -> bool:
     try:
-        return msgspec.convert(text, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"{variable} is {text!r}: {error}.") from None
+        return msgspec.convert(text, bool, strict=False)
+    except msgspec.ValidationError:
+        raise ValueError("true or false") from None
+
+
+def _number(name: str, text: str) -> int:
+    least, most, meanings = RANGES[name]
+    wanted = f"a whole number of at least {least}" if most is None else f"a whole number between {least} and {most}"
+    try:
+        value = msgspec.convert(text, int, strict=False)
+    except msgspec.ValidationError:
+        raise ValueError(wanted + meanings) from None
+    if value < least or (most is not None and value > most):
+        raise ValueError(wanted + meanings)
+    return value
+
+
+def _shown(text: str) -> str:
+    """A value for people: what stands before an @ may be a password."""
+    _secret, at, place = text.rpartition("@")
+    return repr(f"***@{place}" if at else text)
 
 
 def _plain(value: Any) -> str:

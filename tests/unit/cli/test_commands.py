@@ -72,6 +72,18 @@ def test_config_show_lists_every_setting_without_secrets(monkeypatch: pytest.Mon
     assert re.search(r"REEF_HOST\s+127.0.0.1\s+default", output)
 
 
+@pytest.mark.usefixtures("data_dir")
+def test_bad_settings_and_mistyped_names_are_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctor says what would stop the start; a name that is read by nobody is told by every look."""
+    monkeypatch.setenv("REEF_PRT", "8081")
+    assert findings(coral_reef("doctor", "--json"))["settings"]["verdict"] == "warning"
+    assert "Is REEF_PORT meant?" in coral_reef("config", "show").stderr
+    monkeypatch.setenv("REEF_LOG_LEVEL", "loud")
+    result = coral_reef("doctor", "--json")
+    assert (result.exit_code, list(findings(result))) == (1, ["settings"])
+    assert "REEF_LOG_LEVEL is 'loud'" in findings(result)["settings"]["text"]
+
+
 def test_secrets_are_hidden_in_settings() -> None:
     """A key says only that it is set; a switch is no key."""
     assert public_text("remote_api_key", "sk-1") == "(set, not shown)"

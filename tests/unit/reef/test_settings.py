@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from reef.settings import Settings, SettingsError, load_settings
+from reef.settings import RANGES, Settings, SettingsError, load_settings, unknown_variables
 
 ROOT = Path(__file__).parents[3]
 
@@ -40,13 +40,42 @@ def test_an_address_that_is_shown_can_be_called(host: str, reached: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"),
-    [("REEF_PORT", "http"), ("REEF_PORT", "0"), ("REEF_PORT", "70000"), ("REEF_REQUIRE_API_KEY", "perhaps")],
+    ("variable", "value", "accepted"),
+    [
+        ("REEF_PORT", "http", "'http'; it must be a whole number between 1 and 65535."),
+        ("REEF_PORT", "0", "between 1 and 65535"),
+        ("REEF_PORT", "70000", "between 1 and 65535"),
+        ("REEF_GRPC_PORT", "-1", "between 0 and 65535; 0: no gRPC API"),
+        ("REEF_REQUIRE_API_KEY", "perhaps", "true or false"),
+        ("REEF_LOG_LEVEL", "loud", "'loud'; it must be debug, info, warning, error or critical."),
+        ("REEF_UPLOAD_FILES_MAX", "-5", "a whole number of at least 1"),
+        ("REEF_MODEL_PRELOAD_BYTES", "-2", "at least -1"),
+        ("REEF_CHROMA_URL", "me:hunter2@alpha:8000", r"'\*\*\*@alpha:8000'; it must be an address .* http://"),
+        ("REEF_ALLOWED_ORIGINS", "https://a.example,b.example", "origins with their scheme"),
+    ],
 )
-def test_a_bad_value_names_its_variable(variable: str, value: str) -> None:
-    """The reader learns which variable to change."""
-    with pytest.raises(SettingsError, match=variable):
+def test_a_bad_value_names_its_variable_and_what_it_accepts(variable: str, value: str, accepted: str) -> None:
+    """The reader learns which variable to change, and to what, in no library's words."""
+    with pytest.raises(SettingsError, match=f"{variable} is .*{accepted}"):
         load_settings({variable: value})
+
+
+def test_every_bad_value_is_told_at_once_and_every_number_has_its_range() -> None:
+    """Nobody corrects one variable to learn of the next; a number cannot be added without a range."""
+    with pytest.raises(SettingsError) as told:
+        load_settings({"REEF_PORT": "x", "REEF_HOST": "h", "REEF_GATEWAY": "y"})
+    assert [line.split()[0] for line in str(told.value).splitlines()] == ["REEF_PORT", "REEF_GATEWAY"]
+    assert {f.name for f in msgspec.structs.fields(Settings) if f.type is int} == set(RANGES)
+    assert load_settings({"REEF_LOG_LEVEL": "WARNING"}).log_level == "warning"
+
+
+def test_a_name_that_nobody_reads_is_told_with_the_nearest_setting() -> None:
+    """A typing error has no effect, so somebody has to say it; what other programs of ours read is none."""
+    told = list(unknown_variables({"REEF_PRT": "1", "REEF_ZZZZ": "", "REEF_API_KEY": "k", "REEF_PORT": "1"}))
+    assert told == [
+        "REEF_PRT is no setting and has no effect. Is REEF_PORT meant?",
+        "REEF_ZZZZ is no setting and has no effect.",
+    ]
 
 
 def test_only_settings_reads_the_environment() -> None:
