@@ -9,8 +9,8 @@ import redis
 
 from cli import gateway
 from cli.errors import Problem
-from cli.launch import check_broker
 from cli.options import settings_with
+from cli.outside import check_broker
 from reef import keys
 from reef.nodes import read_reports
 from reef.records.database import Database

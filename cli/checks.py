@@ -14,19 +14,17 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import sqlalchemy as sa
 from packaging.requirements import InvalidRequirement, Requirement
 
 from cli.data_directory import DataDirectory
 from cli.devices import check_devices
 from cli.errors import Problem
-from cli.launch import check_broker
 from cli.machine import CODE, local_pools, local_posts, needs_vectors, read_topology
 from cli.models import check_model
 from cli.options import without_password
+from cli.outside import check_address, check_broker, check_database
 from cli.show import size
 from reef.knowledge import heartbeat
-from reef.records.database import Database
 from reef.settings import Settings, unknown_variables
 from workers import broker, vector_server
 
@@ -212,13 +210,7 @@ def _database(settings: Settings) -> Check:
     shown = without_password(settings.sqlalchemy_url)
     if not settings.database_url and not (settings.data_dir / "reef.db").exists():
         return Check("database", "good", f"{shown}: is made at the first start")
-    try:
-        database = Database(settings.sqlalchemy_url)
-        database.ping()
-        database.dispose()
-    except (sa.exc.SQLAlchemyError, ValueError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        return Check("database", "bad", f"{shown}: {reason}", "Check REEF_DATABASE_URL and that the server runs.")
+    check_database(settings)
     return Check("database", "good", f"{shown} answers")
 
 
@@ -259,14 +251,8 @@ def _port(settings: Settings) -> Check:
     record = DataDirectory(settings.data_dir).read_run_file()
     if record is not None and record.alive and record.url.endswith(f":{settings.port}"):
         return Check("port", "good", f"{where} is served by Coral Reef (process {record.pid})")
-    if broker.port_is_free(settings.port, settings.host):
-        return Check("port", "good", f"{where} is free")
-    return Check(
-        "port",
-        "bad",
-        f"{where} is taken, or is no address of this machine",
-        f"ss -ltnp 'sport = :{settings.port}' names the program; REEF_PORT chooses another port.",
-    )
+    check_address(settings)
+    return Check("port", "good", f"{where} is free")
 
 
 def check_model_of_chat(settings: Settings) -> Check:

@@ -17,16 +17,15 @@ from typing import Any
 
 import click
 import redis
-import sqlalchemy as sa
 
 from cli.errors import Problem
 from cli.launch import secrets_of
 from cli.machine import Post, worker_spec
+from cli.outside import check_database
 from cli.show import Show
 from reef import keys
 from reef.contracts.nodes import NodeReport
 from reef.nodes import reports_of
-from reef.records.database import Database
 from reef.settings import Settings, inherited_environment
 from workers.process_spec import ExitReport, ProcessState
 from workers.supervisor import Supervisor
@@ -45,17 +44,7 @@ def check_records(settings: Settings) -> None:
             f"There is no database in {settings.data_dir}: this worker would wait for jobs that nobody can give it.",
             "Set REEF_DATABASE_URL to the PostgreSQL of the machine that runs the web process.",
         )
-    database = Database(settings.sqlalchemy_url)
-    try:
-        database.ping()
-    except sa.exc.SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise Problem(
-            f"The database cannot be used: {reason}",
-            "Check REEF_DATABASE_URL (postgresql://USER:PASSWORD@HOST/NAME) and that this machine may connect.",
-        ) from None
-    finally:
-        database.dispose()
+    check_database(settings)
 
 
 def check_alone(settings: Settings, posts: Sequence[Post], show: Show) -> None:

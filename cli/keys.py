@@ -10,8 +10,8 @@ import click
 import sqlalchemy as sa
 
 from cli.errors import Problem
-from cli.launch import bring_up_to_date
 from cli.options import data_dir_option, settings_with
+from cli.outside import bring_up_to_date
 from cli.show import plain_console, table
 from reef import access
 from reef.records.database import Database

@@ -17,7 +17,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import httpx
-import redis
 import sqlalchemy as sa
 
 from cli import gateway
@@ -25,10 +24,11 @@ from cli.data_directory import DataDirectory, FlowerLogin
 from cli.errors import Problem
 from cli.machine import CODE, all_posts, is_loopback, local_posts, needs_vectors, read_topology, worker_spec
 from cli.options import without_password
+from cli.outside import bring_up_to_date, check_address, check_broker
 from cli.reef_client import ReefClient
 from reef import access
 from reef.knowledge import heartbeat
-from reef.records.database import Database, migrate
+from reef.records.database import Database
 from reef.settings import Settings, inherited_environment
 from reef.topology import Topology
 from workers import broker, vector_server
@@ -53,32 +53,6 @@ STATUS_KEY_NAME = "coral-reef status on this machine"
 
 Note = Callable[[str], None]
 """Called with a sentence for a person when a step of the start is done."""
-
-
-def bring_up_to_date(settings: Settings) -> None:
-    """Migrate the database. Raises Problem when it cannot be reached or written."""
-    try:
-        migrate(settings.sqlalchemy_url)
-    except (sa.exc.SQLAlchemyError, ValueError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise Problem(
-            f"The database {without_password(settings.sqlalchemy_url)} cannot be used: {reason}",
-            "Check REEF_DATABASE_URL (postgresql://USER:PASSWORD@HOST/NAME) and that the server runs."
-            if settings.database_url
-            else "Is the disk full, or does the file belong to another user?",
-        ) from None
-
-
-def check_broker(settings: Settings) -> None:
-    """PING the broker of REEF_REDIS_URL. Raises Problem without its password."""
-    try:
-        broker.ping(settings.redis_url, timeout_s=3.0)
-    except (redis.RedisError, ValueError) as error:
-        raise Problem(
-            f"The broker of REEF_REDIS_URL ({without_password(settings.redis_url)}) cannot be used: {error}",
-            "Check host, port and password (redis://:PASSWORD@HOST:6379/0), or unset REEF_REDIS_URL: "
-            "then coral-reef up starts a broker of its own.",
-        ) from None
 
 
 class ReefProcesses:
@@ -121,35 +95,27 @@ class ReefProcesses:
         ended = self._directory.acquire()
         if ended:
             self._note(f"Ended {len(ended)} processes that an earlier start had left behind")
-        self._check_port()
+        self._check_outside()
         self._prepare(topology)
         self._start_broker()
-        bring_up_to_date(self.settings)
-        self._note("Database is up to date")
         self._make_status_key()
         self._prepare_flower()
         self._start_vectors(topology)
         self._start_rest(topology)
 
-    def _check_port(self) -> None:
-        host, port = self.settings.host, self.settings.port
-        try:
-            free = broker.port_is_free(port, host)
-        except OSError as error:
-            raise Problem(f"Cannot listen on {host}: {error}", "--host takes an address of this machine.") from None
-        if not free:
-            raise Problem(
-                f"Port {port} on {host} is taken, or {host} is no address of this machine.",
-                f"Stop the program that listens there (ss -ltnp 'sport = :{port}' names it), "
-                f"or choose another port: --port {broker.free_port()} or REEF_PORT.",
-            )
+    def _check_outside(self) -> None:
+        """What is not ours to make is looked at before anything is fetched: a download is no time to wait for it."""
+        check_address(self.settings)
         gateway.check_port(self.settings)
+        if self.settings.redis_url:
+            check_broker(self.settings)
+            self._note("Broker of REEF_REDIS_URL answers")
+        bring_up_to_date(self.settings)
+        self._note("Database is up to date")
 
     def _start_broker(self) -> None:
         if self.settings.redis_url:
-            check_broker(self.settings)
             self._supervise([])
-            self._note("Broker of REEF_REDIS_URL answers")
             return
         for attempt in range(1, BROKER_STARTS_MAX + 1):
             try:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from cli.data_directory import DataDirectory
 from cli.errors import Problem
-from cli.options import without_password
+from cli.outside import database_problems
 from cli.reef_client import ReefClient
 from reef.models import ModelError, ModelStore
 from reef.models.cache import ModelCache, Removed, reasons
@@ -129,20 +129,14 @@ class LocalModels:
         if not settings.database_url and not (settings.data_dir / "reef.db").is_file():
             yield None
             return
-        database = Database(settings.sqlalchemy_url)
+        with database_problems(settings):
+            database = Database(settings.sqlalchemy_url)
         try:
-            if not _has_table(database):
+            with database_problems(settings), database.read() as connection:
+                has_table = sa.inspect(connection).has_table("models")
+            if not has_table:
                 yield None
                 return
             yield Registry(database, self.store)
         finally:
             database.dispose()
-
-
-def _has_table(database: Database) -> bool:
-    try:
-        with database.read() as connection:
-            return sa.inspect(connection).has_table("models")
-    except sa.exc.SQLAlchemyError as error:
-        where = without_password(str(error).splitlines()[0])
-        raise Problem(f"The database cannot be used: {where}") from None

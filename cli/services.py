@@ -12,9 +12,9 @@ import sys
 import click
 
 from cli.errors import Problem
-from cli.launch import bring_up_to_date, check_broker
 from cli.machine import CODE, Post, all_posts, is_loopback, local_posts, pools_of, read_topology, this_machine
 from cli.options import data_dir_option, settings_with
+from cli.outside import bring_up_to_date, check_broker
 from reef.settings import Settings, inherited_environment
 from reef.topology import Pool, Topology
 

@@ -138,15 +138,20 @@ def free_port(host: str = LOOPBACK, avoid: Sequence[int] = ()) -> int:
 
 def port_is_free(port: int, host: str = LOOPBACK) -> bool:
     """Whether a server could listen there now."""
+    try:
+        try_port(port, host)
+    except OSError:
+        return False
+    return True
+
+
+def try_port(port: int, host: str) -> None:
+    """Listen there for a moment. Raises OSError with the reason where a server could not."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except OSError:
-            return False
-    return True
+        probe.bind((host, port))
+        probe.listen(1)
 
 
 def _remembered(directory: Path) -> Endpoint | None:

@@ -124,6 +124,29 @@ def test_doctor_says_what_is_wrong_and_what_to_do(data_dir: Path, monkeypatch: p
     assert result.exit_code == 1
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("REEF_DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:{port}/reef", "The database of REEF_DATABASE_URL ("),
+        ("REEF_DATABASE_URL", "postgresql+asyncpg://127.0.0.1/reef", "The database of REEF_DATABASE_URL ("),
+        ("REEF_REDIS_URL", "redis://:hunter2@127.0.0.1:{port}/0", "The broker of REEF_REDIS_URL ("),
+        ("REEF_HOST", "192.0.2.1", "192.0.2.1 is no address of this machine"),
+    ],
+)
+def test_up_and_doctor_say_what_is_missing_outside_in_the_same_words_before_anything_is_fetched(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str
+) -> None:
+    """A model is named that nobody can fetch: whoever looked for it first would fail there."""
+    (data_dir.parent / "queues.yaml").write_text(
+        "version: 1\npools:\n  chat: {queue: chat, devices: [cpu], engine: auto, model: absent}\n"
+    )
+    monkeypatch.setenv(variable, value.format(port=broker.free_port()))
+    started = coral_reef("up", "--no-flower")
+    assert (started.exit_code, "hunter2" in started.output, "Traceback" in started.output) == (1, False, False)
+    assert f"Error: {told}" in started.output
+    assert any(check["text"].startswith(told) for check in findings(coral_reef("doctor", "--json")).values())
+
+
 def test_a_worker_is_named_by_its_pool_or_by_what_a_strategy_gives_out(tmp_path: Path) -> None:
     """`worker --device` finds a device of the pool, or without --pool one of the allocation, and says what there is."""
     path = tmp_path / "queues.yaml"
