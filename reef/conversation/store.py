@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from reef.contracts.events import Citation, Metrics, Usage
 from reef.records.database import Database
 from reef.records.tables import ACTIVE_STATES, jobs, messages, sessions
+from reef.records.words import fold, folded
 
 TITLE_CHARS_MAX = 80
 PREVIEW_CHARS_MAX = 120
@@ -111,7 +112,8 @@ def find_session(connection: sa.Connection, session_id: str) -> Session:
 
 def set_title(connection: sa.Connection, session_id: str, title: str) -> None:
     """Give a session another title."""
-    connection.execute(sessions.update().where(sessions.c.id == session_id).values(title=title[:TITLE_CHARS_MAX]))
+    title = title[:TITLE_CHARS_MAX]
+    connection.execute(sessions.update().where(sessions.c.id == session_id).values(title=title, folded=folded(title)))
 
 
 def rename_session(database: Database, session_id: str, title: str) -> Session:
@@ -147,15 +149,20 @@ def list_sessions(database: Database, query: str = "", persona_id: str = "", lim
     )
     select = sa.select(*_SESSION, count.label("messages"), last.label("preview"), run.label("active_run_id"))
     if query:
-        pattern = "%" + re.sub(r"([%_\\])", r"\\\1", query) + "%"
-        said = sa.exists().where(shown, messages.c.content.ilike(pattern, escape="\\"))
-        select = select.where(sa.or_(sessions.c.title.ilike(pattern, escape="\\"), said))
+        said = sa.exists().where(shown, _contains(messages.c.folded, messages.c.content, query))
+        select = select.where(sa.or_(_contains(sessions.c.folded, sessions.c.title, query), said))
     if persona_id:
         select = select.where(sessions.c.persona_id == persona_id)
     select = select.order_by(sessions.c.updated_at.desc()).limit(min(limit, SESSIONS_LISTED_MAX))
     with database.read() as connection:
         rows = connection.execute(select).mappings()
         return [SessionSummary(**{**row, "preview": row["preview"] or ""}) for row in rows]
+
+
+def _contains(in_fold: sa.Column[Any], text: sa.Column[Any], query: str) -> sa.ColumnElement[bool]:
+    """Whether a text has this in it, whatever its case: the same answer from every database."""
+    pattern = "%" + re.sub(r"([%_\\])", r"\\\1", fold(query)) + "%"
+    return sa.func.coalesce(in_fold, sa.func.lower(text)).like(pattern, escape="\\")
 
 
 def add_message(connection: sa.Connection, message: Message) -> None:

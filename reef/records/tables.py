@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from reef.records.words import extra_words
+from reef.records.words import extra_words, folded
 
 metadata = sa.MetaData(
     naming_convention={
@@ -20,6 +20,15 @@ metadata = sa.MetaData(
 ID = sa.String(64)
 
 ACTIVE_STATES = ("queued", "running")
+
+
+def _title_folded(context: Any) -> str | None:
+    return folded(context.get_current_parameters().get("title") or "")
+
+
+def _content_folded(context: Any) -> str | None:
+    return folded(context.get_current_parameters()["content"])
+
 
 jobs = sa.Table(
     "jobs",
@@ -93,6 +102,7 @@ sessions = sa.Table(
     sa.Column("persona_id", ID, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Column("folded", sa.Text, default=_title_folded),  # the title for searches: reef.records.words
     sa.Index("ix_sessions_updated_at", "updated_at"),
 )
 
@@ -112,6 +122,7 @@ messages = sa.Table(
     sa.Column("metrics", sa.Text),
     sa.Column("citations", sa.Text),  # JSON list of what the reply rests on, None: nothing
     sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("folded", sa.Text, default=_content_folded),  # the content for searches: reef.records.words
 )
 
 memories = sa.Table(

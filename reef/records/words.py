@@ -71,6 +71,19 @@ def extra_words(text: str) -> str:
     return " ".join(found)
 
 
+def folded(text: str) -> str | None:
+    """The text as a search that does not mind case compares it; None where the databases' `lower` does the same.
+
+    They differ beyond ASCII: SQLite folds nothing there, PostgreSQL what its locale says.
+    """
+    return None if text.isascii() else fold(text)
+
+
+def fold(text: str) -> str:
+    """The same for every way to write a text in capitals, small letters and with composed or separate accents."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
 def question_words(question: str) -> list[Word]:
     """The words to look for. Empty where the question has none: only signs, or nothing."""
     found: dict[tuple[str, ...], Word] = {}

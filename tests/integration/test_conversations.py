@@ -1,0 +1,68 @@
+"""Lists of conversations, on each database: what a search finds, whatever the case."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from reef.conversation import store
+from reef.records.database import MIGRATIONS, Database, migrate
+from reef.records.tables import messages
+
+SAID = "Großer Ärger im ΟΔΟΣ, 100% sicher"
+
+
+def make_session(database: Database, *texts: str, title: str = "") -> str:
+    """A conversation in which this was said; its id."""
+    with database.write() as connection:
+        session = store.create_session(connection, "alice", title=title)
+        for text in texts:
+            store.add_message(connection, store.new_message(session.id, "user", text))
+    return session.id
+
+
+def found(database: Database, query: str) -> list[str]:
+    """The ids that a search gives."""
+    return [one.id for one in store.list_sessions(database, query)]
+
+
+def test_a_search_does_not_mind_the_case_of_any_letter(any_database: Database) -> None:
+    """In titles and in messages, in both databases alike; signs mean themselves."""
+    make_session(any_database, "Nothing of that; 100 sicher", title="Other")
+    wanted = {make_session(any_database, SAID), make_session(any_database, title=SAID)}
+    later = make_session(any_database, title="Other")
+    store.rename_session(any_database, later, SAID)
+    for query in ("ärger", "ÄRGER", "großer", "GROSSER", "οδος", "100% S", unicodedata.normalize("NFD", "Ärger")):
+        assert set(found(any_database, query)) == wanted | {later}, query
+
+
+def test_what_was_said_before_the_search_knew_of_case_is_found_too(tmp_path: Path) -> None:
+    """The migration folds what is there; rows that a process of the version before still adds are found by ASCII."""
+    from alembic import command
+    from alembic.config import Config
+
+    database = Database(f"sqlite:///{tmp_path / 'reef.db'}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0006")
+        connection.execute(
+            sa.text("INSERT INTO sessions VALUES ('s', :title, 'alice', 1, 1)"), {"title": "Über Korallen"}
+        )
+        connection.execute(
+            sa.text(
+                "INSERT INTO messages (id, session_id, role, content, state, superseded, created_at)"
+                " VALUES ('m', 's', 'user', :said, 'complete', false, 1)"
+            ),
+            {"said": SAID},
+        )
+    migrate(str(database.url))
+    assert found(database, "ärger") == found(database, "über") == ["s"]
+    with database.write() as connection:
+        store.add_message(connection, store.new_message("s", "user", "Plain Words"))
+        connection.execute(messages.update().where(messages.c.content == "Plain Words").values(folded=None))
+    assert found(database, "plain WORDS") == ["s"]
+    database.dispose()
