@@ -21,13 +21,12 @@ from app.api.shapes import (
     RunView,
     SessionChange,
     SessionDraft,
-    SessionList,
     SessionQuery,
 )
 from app.api.system_routes import SYSTEM_ROUTES
 from app.sse import MEDIA_TYPE
 from app.web import Route
-from reef.conversation.store import SessionSummary
+from reef.conversation.store import SessionPage, SessionSummary
 from reef.personas.store import Memory, Persona, PersonaDraft
 
 V1 = "/api/v1"
@@ -85,7 +84,7 @@ ROUTES: tuple[Route, ...] = (
         path=f"{V1}/sessions",
         handler=sessions.list_some,
         query=SessionQuery,
-        answers={200: SessionList},
+        answers={200: SessionPage},
         tag="sessions",
     ),
     Route(

@@ -13,22 +13,21 @@ from app.api.shapes import (
     MessageView,
     SessionChange,
     SessionDraft,
-    SessionList,
     SessionQuery,
 )
 from app.services import Services
 from app.web import Answer, Call
 from reef.contracts.jobs import ChatJob
 from reef.conversation import store
-from reef.conversation.store import Message, Session, SessionSummary
+from reef.conversation.store import Message, Session, SessionPage, SessionSummary
 from reef.ledger import JobRecord
 from reef.personas.store import find_persona
 
 
-def list_some(call: Call) -> SessionList:
-    """List sessions by last activity."""
+def list_some(call: Call) -> SessionPage:
+    """List sessions by last activity; `next`, given as `before`, brings those after them."""
     query: SessionQuery = call.query
-    return SessionList(store.list_sessions(call.services.database, query.query, query.persona_id, query.limit))
+    return store.list_sessions(call.services.database, query.query, query.persona_id, query.limit, query.before)
 
 
 def create(call: Call) -> Answer:

@@ -30,17 +30,12 @@ class MemoryDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SessionQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which sessions to list. `query` is looked for in titles and messages."""
+    """Which sessions to list. `query` is looked for in titles and messages; `before` is the `next` of a page."""
 
     query: Annotated[str, Meta(max_length=200)] = ""
     persona_id: Annotated[str, Meta(max_length=64)] = ""
     limit: Annotated[int, Meta(ge=1, le=SESSIONS_MAX)] = 100
-
-
-class SessionList(msgspec.Struct, frozen=True):
-    """Sessions by last activity."""
-
-    sessions: list[SessionSummary]
+    before: Annotated[str, Meta(max_length=100, pattern=r"^([0-9]{1,12}(\.[0-9]{1,9})?:[A-Za-z0-9._:-]{1,64})?$")] = ""
 
 
 class SessionDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

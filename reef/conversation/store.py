@@ -48,6 +48,14 @@ class SessionSummary(Session, frozen=True, kw_only=True):
     active_run_id: str | None
 
 
+class SessionPage(msgspec.Struct, frozen=True):
+    """A part of the list of sessions, by last activity."""
+
+    sessions: list[SessionSummary]
+    next: str | None
+    """Given as `before` it brings the sessions after these; null: there are none."""
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """One message. `state`: complete, stopped (by a person) or failed."""
 
@@ -130,8 +138,14 @@ def delete_session(database: Database, session_id: str) -> None:
             raise UnknownSession(session_id)
 
 
-def list_sessions(database: Database, query: str = "", persona_id: str = "", limit: int = 100) -> list[SessionSummary]:
-    """Sessions by last activity; `query` is looked for in titles and messages."""
+def list_sessions(
+    database: Database, query: str = "", persona_id: str = "", limit: int = 100, before: str = ""
+) -> SessionPage:
+    """Sessions by last activity; `query` is looked for in titles and messages, `before` is a page's `next`.
+
+    Raises ValueError where it is none.
+    """
+    limit = min(limit, SESSIONS_LISTED_MAX)
     shown = sa.and_(messages.c.session_id == sessions.c.id, ~messages.c.superseded)
     count = sa.select(sa.func.count()).select_from(messages).where(shown).scalar_subquery()
     last = (
@@ -153,10 +167,22 @@ def list_sessions(database: Database, query: str = "", persona_id: str = "", lim
         select = select.where(sa.or_(_contains(sessions.c.folded, sessions.c.title, query), said))
     if persona_id:
         select = select.where(sessions.c.persona_id == persona_id)
-    select = select.order_by(sessions.c.updated_at.desc()).limit(min(limit, SESSIONS_LISTED_MAX))
+    if before:
+        select = select.where(_after(before))
+    select = select.order_by(sessions.c.updated_at.desc(), sessions.c.id.desc()).limit(limit + 1)
     with database.read() as connection:
         rows = connection.execute(select).mappings()
-        return [SessionSummary(**{**row, "preview": row["preview"] or ""}) for row in rows]
+        found = [SessionSummary(**{**row, "preview": row["preview"] or ""}) for row in rows]
+    more, found = len(found) > limit, found[:limit]
+    return SessionPage(found, f"{found[-1].updated_at!r}:{found[-1].id}" if more else None)
+
+
+def _after(place: str) -> sa.ColumnElement[bool]:
+    """What the list has after this place: a session that was used since has moved up and is not told twice."""
+    when, _colon, session_id = place.partition(":")
+    updated_at = float(when)
+    same = sa.and_(sessions.c.updated_at == updated_at, sessions.c.id < session_id)
+    return sa.or_(sessions.c.updated_at < updated_at, same)
 
 
 def _contains(in_fold: sa.Column[Any], text: sa.Column[Any], query: str) -> sa.ColumnElement[bool]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from chat_page import ChatPage, Console
 from playwright.sync_api import expect
+
+from reef.conversation import store
+from reef.records.database import Database
 
 
 def test_page_persona_is_made_changed_and_deleted(chat: ChatPage) -> None:
@@ -87,3 +91,31 @@ def test_page_persona_dialog_previews_the_face(chat: ChatPage) -> None:
     expect(dialog.locator(".avatar")).to_have_text("Q")
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
+
+
+def test_page_shows_chats_beyond_the_newest_hundred(chat: ChatPage, reef: Any) -> None:
+    """With the keyboard, in the whole list and in a search; a refresh of the list keeps what came."""
+    database = Database(f"sqlite:///{reef.data_dir / 'reef.db'}")
+    with database.write() as connection:
+        for number in range(130):
+            store.create_session(connection, "alice", title=f"Wreck {number:03}")
+    database.dispose()
+    search = chat.page.get_by_role("searchbox", name="Search chats")
+    search.fill("WRECK")
+    rows = chat.page.locator(".session-row")
+    earlier = chat.page.get_by_role("button", name="Show earlier chats")
+    expect(rows).to_have_count(100)
+    expect(rows.last).to_contain_text("Wreck 030")
+    earlier.focus()
+    earlier.press("Enter")
+    expect(rows).to_have_count(130)
+    expect(rows.nth(100)).to_be_focused()
+    expect(earlier).to_have_count(0)
+    chat.page.keyboard.press("End")
+    expect(rows.last).to_be_focused()
+    with chat.page.expect_response("**/api/v1/sessions?*limit=130"):
+        chat.page.evaluate("dispatchEvent(new Event('focus'))")
+    expect(rows).to_have_count(130)
+    expect(rows.last).to_be_focused()
+    chat.page.keyboard.press("Enter")
+    expect(chat.page.get_by_role("heading", name="Wreck 000")).to_be_visible()

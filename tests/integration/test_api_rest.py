@@ -52,6 +52,12 @@ def test_a_session_begins_with_the_greeting(web: Web) -> None:
         assert renamed["title"] == "Of corals"
         found = client.get(f"{V1}/sessions", params={"query": "of CORALS"}).json()["sessions"]
         assert [entry["id"] for entry in found] == [where]
+        client.post(f"{V1}/sessions", json={"persona_id": persona["id"]})
+        of = {"persona_id": persona["id"], "limit": 1}
+        newest = client.get(f"{V1}/sessions", params=of).json()
+        oldest = client.get(f"{V1}/sessions", params=of | {"before": newest["next"]}).json()
+        assert ([entry["id"] for entry in oldest["sessions"]], oldest["next"]) == ([where], None)
+        assert client.get(f"{V1}/sessions", params={"before": "yesterday"}).status_code == 400
         assert client.delete(f"{V1}/chat/history/{where}").status_code == 204
         assert client.get(f"{V1}/chat/history/{where}").status_code == 404
 

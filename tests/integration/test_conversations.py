@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from reef.conversation import store
 from reef.records.database import MIGRATIONS, Database, migrate
-from reef.records.tables import messages
+from reef.records.tables import messages, sessions
 
 SAID = "Großer Ärger im ΟΔΟΣ, 100% sicher"
 
@@ -25,7 +25,7 @@ def make_session(database: Database, *texts: str, title: str = "") -> str:
 
 def found(database: Database, query: str) -> list[str]:
     """The ids that a search gives."""
-    return [one.id for one in store.list_sessions(database, query)]
+    return [one.id for one in store.list_sessions(database, query).sessions]
 
 
 def test_a_search_does_not_mind_the_case_of_any_letter(any_database: Database) -> None:
@@ -36,6 +36,25 @@ def test_a_search_does_not_mind_the_case_of_any_letter(any_database: Database) -
     store.rename_session(any_database, later, SAID)
     for query in ("ärger", "ÄRGER", "großer", "GROSSER", "οδος", "100% S", unicodedata.normalize("NFD", "Ärger")):
         assert set(found(any_database, query)) == wanted | {later}, query
+
+
+def test_the_list_goes_on_where_a_page_of_it_ends(any_database: Database) -> None:
+    """Every session once, with equal times too, though one moved to the top meanwhile; a search goes on likewise."""
+    made = [make_session(any_database, title=f"Coral {number}") for number in range(7)]
+    make_session(any_database, title="Other")
+    with any_database.write() as connection:
+        connection.execute(
+            sessions.update().where(sessions.c.id.in_(made[:5])).values(updated_at=1_700_000_000.1234567)
+        )
+    pages = [store.list_sessions(any_database, "coral", limit=3)]
+    with any_database.write() as connection:
+        store.add_message(connection, store.new_message(made[6], "user", "again"))
+    while pages[-1].next:
+        pages.append(store.list_sessions(any_database, "coral", limit=3, before=pages[-1].next))
+    told = [one.id for page in pages for one in page.sessions]
+    assert [len(page.sessions) for page in pages] == [3, 3, 1]
+    assert sorted(told) == sorted(made)
+    assert told == [made[6], made[5], *sorted(made[:5], reverse=True)]
 
 
 def test_what_was_said_before_the_search_knew_of_case_is_found_too(tmp_path: Path) -> None:

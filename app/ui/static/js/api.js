@@ -80,8 +80,9 @@ export const createPersona = (fields) => call("POST", `${V1}/personas`, fields);
 export const updatePersona = (personaId, fields) => call("PUT", `${V1}/personas/${id(personaId)}`, fields);
 export const deletePersona = (personaId) => call("DELETE", `${V1}/personas/${id(personaId)}`);
 
-export const sessions = (query = "", limit = 100) =>
-  call("GET", `${V1}/sessions?${new URLSearchParams({ ...(query ? { query } : {}), limit })}`).then((answer) => answer.sessions);
+/** A page of the list: {sessions, next}; `before` is the `next` of the page before it. */
+export const sessions = (query, { limit, before = "" }) =>
+  call("GET", `${V1}/sessions?${new URLSearchParams({ ...(query ? { query } : {}), ...(before ? { before } : {}), limit })}`);
 export const createSession = (personaId) => call("POST", `${V1}/sessions`, { persona_id: personaId });
 export const renameSession = (sessionId, title) => call("PATCH", `${V1}/sessions/${id(sessionId)}`, { title });
 export const history = (sessionId) => call("GET", `${V1}/chat/history/${id(sessionId)}`);

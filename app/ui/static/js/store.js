@@ -5,6 +5,7 @@
 
 import { Bus } from "./bus.js";
 import * as api from "./api.js";
+import { Chats } from "./chats.js";
 import { keepPreference, preference } from "./keep.js";
 import { Live } from "./live.js";
 import { Outbox } from "./outbox.js";
@@ -19,8 +20,7 @@ export class Store extends Bus {
   constructor() {
     super();
     this.personas = [];
-    this.sessions = [];
-    this.query = "";
+    this.chats = new Chats();
     this.status = null;
     this.connection = "connecting";
     this.runs = new Map();
@@ -63,12 +63,19 @@ export class Store extends Bus {
 
   // ---- chats ----
 
-  async loadSessions(query = this.query) {
-    this.query = query;
-    const sessions = await api.sessions(query);
-    if (query !== this.query) return;
-    this.sessions = sessions;
+  get sessions() {
+    return this.chats.list;
+  }
+
+  async loadSessions(query = this.chats.query) {
+    if (await this.chats.load(query)) this.emit("sessions");
+  }
+
+  /** Answers the chats that came. */
+  async loadEarlierSessions() {
+    const come = await this.chats.loadEarlier();
     this.emit("sessions");
+    return come;
   }
 
   #refreshSessions() {
@@ -164,7 +171,7 @@ export class Store extends Bus {
 
   async deleteSession(sessionId) {
     await api.deleteSession(sessionId);
-    this.sessions = this.sessions.filter((session) => session.id !== sessionId);
+    this.chats.drop(sessionId);
     this.emit("sessions");
     if (this.view.sessionId === sessionId) this.newChat(this.view.personaId);
   }

@@ -77,7 +77,9 @@ export class Sidebar {
 
   #drawSessions() {
     const focused = document.activeElement?.dataset?.sessionId;
-    const { sessions, query } = this.store;
+    const atEarlier = this.earlier && document.activeElement === this.earlier;
+    const { sessions } = this.store;
+    const { query, next } = this.store.chats;
     const parts = [];
     let day = "";
     let list = null;
@@ -91,9 +93,31 @@ export class Sidebar {
       list.append(h("li", {}, this.#sessionRow(session)));
     }
     if (!parts.length) parts.push(h("p", { class: "session-none" }, query ? `No chat mentions “${query}”.` : "Your chats will stand here."));
+    if (next) parts.push(this.#earlier());
     this.sessionList.replaceChildren(...parts);
+    if (atEarlier && this.earlier.isConnected) this.earlier.focus();
     if (focused) this.sessionList.querySelector(`[data-session-id="${CSS.escape(focused)}"]`)?.focus();
     this.reachSession();
+  }
+
+  #earlier() {
+    this.earlier ??= h("button", { type: "button", class: "button small earlier", onclick: () => this.#showEarlier() }, "Show earlier chats");
+    return this.earlier;
+  }
+
+  /** The focus goes to the first chat that came: from there the arrows go on. */
+  async #showEarlier() {
+    this.earlier.setAttribute("aria-busy", "true");
+    try {
+      const come = await this.store.loadEarlierSessions();
+      if (!come.length) return;
+      this.sessionList.querySelector(`[data-session-id="${CSS.escape(come[0].id)}"]`)?.focus();
+      this.store.say(`${come.length} earlier ${come.length === 1 ? "chat" : "chats"}.`);
+    } catch (problem) {
+      this.store.trouble(problem);
+    } finally {
+      this.earlier.removeAttribute("aria-busy");
+    }
   }
 
   #sessionRow(session) {
