@@ -34,7 +34,7 @@ def list_models(data_dir: object) -> None:
     local = LocalModels(settings_with(data_dir=data_dir))
     rows = table("name", "title", "format", ">size", "licence", "state", "")
     running = local.states()
-    for row in _rows_of(running) if running is not None else _rows_alone(local):
+    for row in _rows_of(local.store, running) if running is not None else _rows_alone(local):
         rows.add_row(*row)
     console = plain_console()
     console.print(rows)
@@ -190,12 +190,21 @@ def _tell_removed(local: LocalModels, show: Show) -> None:
         )
 
 
-def _rows_of(states: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+def _title(store: ModelStore, name: str, otherwise: str) -> str:
+    """What the catalogue calls it, the same whether a reef runs or not."""
+    entry = store.catalogue.get(name)
+    if entry is None:
+        return otherwise
+    return f"{entry.title} (demo)" if entry.demo else entry.title
+
+
+def _rows_of(store: ModelStore, states: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """As the running reef tells it."""
     rows: list[tuple[str, ...]] = []
     for one in states:
         note = ", ".join(one["where"]) or one["error"] or one["note"]
-        said = (one["name"], one["title"], one["format"], size(one["size_bytes"]), one["licence"], one["state"])
+        title = _title(store, one["name"], one["title"])
+        said = (one["name"], title, one["format"], size(one["size_bytes"]), one["licence"], one["state"])
         rows.append((*said, note + (" (pinned)" if one["pinned"] else "")))
     return rows
 
@@ -206,7 +215,7 @@ def _rows_alone(local: LocalModels) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for state in local.store.list():
         entry, record = state.entry, records.get(state.name)
-        title = (f"{entry.title} (demo)" if entry.demo else entry.title) if entry else "your own file"
+        title = _title(local.store, state.name, "your own file")
         form: str = entry.format if entry else ""
         licence = entry.licence if entry else ""
         note, here = "", "CACHED" if state.path else "AVAILABLE"

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from model_files import BadServer, gguf_bytes
 
+from cli.local_models import LocalModels
 from cli.main import main
+from reef.models.states import ModelView
 from reef.records.database import migrate
 
 Run = Callable[..., Result]
@@ -99,3 +102,15 @@ def test_pulling_makes_room(run: Run, tmp_path: Path, server: BadServer) -> None
     assert "new is pinned; older is pinned" in refused.output
     wrong = run("pull", "newer", "--url", server.url, "--sha256", "a" * 64, good=False)
     assert "is not what it should be" in wrong.output
+
+
+def test_the_demo_model_is_marked_whether_a_reef_runs_or_not(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The running reef tells titles, the stopped one reads them from the catalogue: a person sees the same."""
+    name = "smollm2-135m-instruct"
+    title = row(run("list"), name)[1:5]
+    view = ModelView(name=name, title=" ".join(title[:-1]), format="gguf", state="READY", where=["chat-cpu"])
+    monkeypatch.setattr(LocalModels, "states", lambda _local: [msgspec.to_builtins(view)])
+    listed = row(run("list"), name)
+    assert listed[-1] == "chat-cpu"
+    assert listed[1:5] == title
+    assert title[-1] == "(demo)"
