@@ -110,6 +110,10 @@ class Desk:
         """Replace what a user said. Raises as `say`, and UnknownMessage and NotEditable."""
         return self._count(lambda: self._turn(lambda: self._turns.edit(message_id, text), _keep))
 
+    def go_on(self, message_id: str) -> Accepted:
+        """Let a persona go on where its reply was cut off. Raises as `regenerate`."""
+        return self._count(lambda: self._turn(lambda: self._turns.go_on(message_id), _keep))
+
     def complete(self, job: Job, attachment: bytes = b"") -> Accepted:
         """Accept a job that belongs to no conversation. Raises PoolFull, PoolClosed, BrokerDown, BrokerAway."""
         return self._count(lambda: self._completion(job, attachment))
@@ -237,5 +241,8 @@ def overloaded() -> Refusal:
 
 
 def _keep(_turn: Turn) -> bool:
-    """A regeneration or edit is not taken back: what it replaced is gone, and the sweeper sends its hint."""
+    """A regeneration or edit is not taken back: what it replaced is gone, and the sweeper sends its hint.
+
+    A reply that goes on has no message of a person that could be.
+    """
     return False

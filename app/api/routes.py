@@ -159,6 +159,14 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST",
+        path=f"{V1}/messages/{{message_id}}/continue",
+        handler=sessions.go_on,
+        answers={202: AcceptedTurn},
+        errors=(404, *BUSY),
+        tag="chat",
+    ),
+    Route(
+        method="POST",
         path=f"{V1}/messages/{{message_id}}/edit",
         handler=sessions.edit,
         body=EditRequest,

@@ -90,6 +90,12 @@ def regenerate(call: Call, message_id: str) -> Answer:
     return Answer(status=202, body=body)
 
 
+def go_on(call: Call, message_id: str) -> Answer:
+    """Let the persona go on where its last reply was cut off (`finish_reason` length), in a message of its own."""
+    body: AcceptedTurn = accepted_turn(call.services.desk.go_on(message_id))
+    return Answer(status=202, body=body)
+
+
 def edit(call: Call, message_id: str) -> Answer:
     """Replace a user's message; it and everything after it leave the conversation."""
     change: EditRequest = call.body

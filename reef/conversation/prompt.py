@@ -17,6 +17,11 @@ MARKUP_TOKENS_MAX = 64
 """What a chat template puts around a message, at most."""
 ANSWER_TOKENS_MIN = 64
 """A prompt that leaves less room than this for the answer is shortened."""
+GO_ON = (
+    "Your last message was cut off at its end. Go on exactly where it ends: do not repeat any of it, do not begin "
+    "again, and do not speak of this."
+)
+"""What the model is told where a reply goes on. Nobody said it, so it is stored nowhere."""
 
 
 def build_prompt(
@@ -26,11 +31,12 @@ def build_prompt(
     engine: ChatEngine,
     tokens_max: int,
     quoted: str = "",
+    going_on: bool = False,
 ) -> tuple[list[ChatMessage], int]:
     """The messages to send and the tokens the answer may have.
 
     `quoted` stands right before the message to be answered, behind what was said earlier: the device's prompt cache
-    holds up to there.
+    holds up to there. `going_on`: there is none, the last reply was cut off and goes on.
     The oldest messages are left out when the whole does not fit the engine's context.
     """
     system = system_text(persona, memories)
@@ -40,18 +46,31 @@ def build_prompt(
         for message in said
         if message.content and message.state != "failed"
     ]
-    if quoted and turns:
+    if going_on:
+        turns.append(ChatMessage("user", f"{quoted}\n\n{GO_ON}" if quoted else GO_ON))
+    elif quoted and turns:
         turns[-1] = ChatMessage(turns[-1].role, f"{quoted}\n\nQuestion: {turns[-1].content}")
-    start = 0
+    start, last = 0, len(turns) - (2 if going_on else 1)
     while True:
-        prompt = head + turns[start:]
+        prompt = head + _joined(turns[start:])
         if _surely_fits(prompt, engine.context_tokens - tokens_max):
             return prompt, tokens_max
         used = engine.count_tokens(prompt)
         room = engine.context_tokens - used
-        if room >= min(tokens_max, max(ANSWER_TOKENS_MIN, engine.context_tokens // 4)) or start >= len(turns) - 1:
+        if room >= min(tokens_max, max(ANSWER_TOKENS_MIN, engine.context_tokens // 4)) or start >= last:
             return prompt, max(1, min(tokens_max, room))
-        start = min(start + WINDOW_STEP, len(turns) - 1)
+        start = min(start + WINDOW_STEP, last)
+
+
+def _joined(turns: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """The pieces of a reply that was cut off as one: templates want the two to speak in turn."""
+    joined: list[ChatMessage] = []
+    for turn in turns:
+        if joined and joined[-1].role == turn.role == "assistant":
+            joined[-1] = ChatMessage(turn.role, f"{joined[-1].content.rstrip()} {turn.content.lstrip()}")
+        else:
+            joined.append(turn)
+    return joined
 
 
 def _surely_fits(prompt: Sequence[ChatMessage], tokens: int) -> bool:

@@ -42,7 +42,7 @@ NOTHING_FOUND = (
 
 
 def write_reply(context: DeviceContext, claim: Claim, job: ChatJob, writer: RunWriter, hold: Hold) -> None:
-    """Answer a message of a session and store the answer."""
+    """Answer a message of a session, or go on where a reply was cut off, and store what is said."""
     reply = _Reply(context, claim, writer, hold, job.persona_id)
     reply.announce()
     with context.database.read() as connection:
@@ -53,8 +53,9 @@ def write_reply(context: DeviceContext, claim: Claim, job: ChatJob, writer: RunW
         reply.tell_other_model(persona.model)
         memories = recall(connection, persona.id, MEMORIES_TOLD_MAX)
         said = _until(store.history(connection, job.session_id), job.prompt_message_id)
-    quoted = reply.look_up(job, said[-1].content)
-    messages, tokens_max = build_prompt(persona, memories, said, context.chat, job.tokens_max, quoted)
+    quoted = reply.look_up(job, next((message.content for message in reversed(said) if message.role == "user"), ""))
+    going_on = said[-1].cut_off
+    messages, tokens_max = build_prompt(persona, memories, said, context.chat, job.tokens_max, quoted, going_on)
     request = ChatRequest(
         messages=messages,
         tokens_max=tokens_max,
@@ -173,6 +174,7 @@ class _Reply:
         text = "".join(self.pieces)
         usage = Usage(result.prompt_tokens, result.completion_tokens)
         metrics = self._metrics(result)
+        reason: Literal["stop", "length"] = "length" if result.finish_reason == "length" else "stop"
         message: store.Message | None = None
         cited = citations(text, self.passages)
         if store_as is not None and (text or not stopped):
@@ -187,6 +189,7 @@ class _Reply:
                 usage=usage,
                 metrics=metrics,
                 citations=tuple(cited) or None,
+                finish_reason=None if stopped else reason,
             )
         if not self._commit(stopped, message, text, usage, metrics, result):
             return False
@@ -196,7 +199,6 @@ class _Reply:
         if stopped:
             self.writer.emit(Stopped(usage=usage, message_id=message_id))
         else:
-            reason: Literal["stop", "length"] = "length" if result.finish_reason == "length" else "stop"
             self.writer.emit(Done(usage=usage, message_id=message_id or "", finish_reason=reason, metrics=metrics))
         self._observe(result, "stopped" if stopped else "done")
         return True

@@ -71,6 +71,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics | None = None
     citations: tuple[Citation, ...] | None = None
     """What a reply rests on; its run and number are left out."""
+    finish_reason: str | None = None
+    """Of a complete reply: `stop`, or `length` where it was cut off at its limit of tokens; null: not known."""
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether it is a reply that could go on."""
+        return self.role == "assistant" and self.state == "complete" and self.finish_reason == "length"
 
 
 _STRUCTURED: dict[str, Any] = {"usage": Usage, "metrics": Metrics, "citations": tuple[Citation, ...]}

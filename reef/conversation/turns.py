@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -101,12 +102,27 @@ class Turns:
             place = next((n for n, message in enumerate(said) if message.id == reply.id), None)
             if reply.role != "assistant" or reply.persona_id is None or place is None:
                 raise NotEditable("Only a reply that is part of the conversation can be generated again.")
-            prompts = [message for message in said[:place] if message.role == "user"]
-            if not prompts:
+            question = _question(said[:place])
+            if question is None:
                 raise NotEditable("A greeting answers nothing, so it cannot be generated again.")
-            turn = self._accept(connection, reply.persona_id, prompts[-1], None, None)
+            prompt = said[place - 1] if said[place - 1].cut_off else question
+            turn = self._accept(connection, reply.persona_id, prompt, None, None, question.content)
             store.supersede_from(connection, reply)
         return turn
+
+    def go_on(self, message_id: str) -> Turn:
+        """Let the persona go on where its last reply was cut off; what it says is a message of its own.
+
+        A run writes one message, once: appended to the one that is there, a reply that is told again after a restart
+        could not be told apart from what was said before it. Raises UnknownMessage, NotEditable, PoolFull, LaneBusy.
+        """
+        with self.database.write() as connection:
+            reply = store.find_message(connection, message_id)
+            said = store.history(connection, reply.session_id)
+            question = _question(said)
+            if not (said and said[-1].id == reply.id and reply.cut_off and reply.persona_id and question):
+                raise NotEditable("Only the last reply can go on, and only where it was cut off at its limit.")
+            return self._accept(connection, reply.persona_id, reply, None, None, question.content)
 
     def edit(self, message_id: str, text: str) -> Turn:
         """Replace a user's message by another text; it and everything after it leave the conversation.
@@ -159,10 +175,12 @@ class Turns:
         prompt: store.Message,
         idempotency_key: str | None,
         tokens_max: int | None,
+        question: str = "",
     ) -> Turn:
+        """The job that speaks after this message. `question` is for the documents; empty: the message is."""
         limit = self.topology.pool(ChatJob.POOL).limits.tokens_max
         run_id = uuid.uuid4().hex
-        stage, grounding = self._ground(connection, persona_id, prompt, run_id)
+        stage, grounding = self._ground(connection, persona_id, question or prompt.content, run_id)
         job = ChatJob(
             session_id=prompt.session_id,
             persona_id=persona_id,
@@ -191,13 +209,12 @@ class Turns:
         )
 
     def _ground(
-        self, connection: sa.Connection, persona_id: str, prompt: store.Message, run_id: str
+        self, connection: sa.Connection, persona_id: str, question: str, run_id: str
     ) -> tuple[JobRecord | None, Grounding]:
         """The stage that asks the persona's documents, where it has any and somebody can ask them."""
         if not has_documents(connection, persona_id):
             return None, ""
-        question = prompt.content[:QUESTION_CHARS_MAX]
-        job = GroundJob(run_id=run_id, question=question, stores=list(stores_of(persona_id)))
+        job = GroundJob(run_id=run_id, question=question[:QUESTION_CHARS_MAX], stores=list(stores_of(persona_id)))
         try:
             return self._submit(connection, self._new(job)), "wanted"
         except (PoolClosed, PoolFull):
@@ -229,6 +246,11 @@ class Turns:
         pool = self.topology.pool(type(new.job).POOL)
         streams = self.capacity.streams(pool)
         return self.ledger.submit(connection, new, waiting_max=pool.limits.waiting_max, streams=streams)
+
+
+def _question(said: Sequence[store.Message]) -> store.Message | None:
+    """What the person said last."""
+    return next((message for message in reversed(said) if message.role == "user"), None)
 
 
 def _check_key(connection: sa.Connection, turn: Turn, persona_id: str, text: str) -> None:

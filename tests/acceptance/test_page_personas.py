@@ -119,3 +119,20 @@ def test_page_shows_chats_beyond_the_newest_hundred(chat: ChatPage, reef: Any) -
     expect(rows.last).to_be_focused()
     chat.page.keyboard.press("Enter")
     expect(chat.page.get_by_role("heading", name="Wreck 000")).to_be_visible()
+
+
+def test_page_reply_that_was_cut_off_says_so_and_goes_on(chat: ChatPage) -> None:
+    """The note stands there after a reload too; Continue brings a second reply and changes nothing of the first."""
+    body = {"persona_id": "alice", "message": "How does a reef grow?", "tokens_max": 5}
+    told = chat.page.request.post(f"{chat.url}/api/v1/chat", data=body).json()
+    chat.open(f"/chat/{told['session_id']}")
+    expect(chat.replies).to_have_count(1)
+    expect(chat.replies.last).to_contain_text("The reply reached its limit of 5 tokens.")
+    chat.page.get_by_role("button", name="Continue").click()
+    expect(chat.replies).to_have_count(2)
+    expect(chat.replies.last.locator(".figures")).to_contain_text("tokens")
+    expect(chat.page.get_by_role("button", name="Continue")).to_have_count(0)
+    asked, first, second = chat.history()["messages"]
+    assert (asked["role"], first["finish_reason"], second["finish_reason"]) == ("user", "length", "stop")
+    assert first == told["message"]
+    assert second["persona_id"] == "alice"

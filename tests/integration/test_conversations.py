@@ -1,16 +1,25 @@
-"""Lists of conversations, on each database: what a search finds, whatever the case."""
+"""Conversations in the records: their list, what a search finds, and replies that go on."""
 
 from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
 
+import msgspec
+import pytest
 import sqlalchemy as sa
 
 from reef.conversation import store
+from reef.conversation.prompt import GO_ON, build_prompt
+from reef.conversation.turns import NotEditable, Turn, Turns
+from reef.ledger import Ledger
+from reef.personas.store import Persona
 from reef.records.database import MIGRATIONS, Database, migrate
 from reef.records.tables import messages, sessions
+from reef.topology import load_topology
+from workers.engines.simulated import SimulatedEngine
 
+PERSONA = {"system_prompt": "Be brief.", "temperature": 0.7, "builtin": False, "created_at": 0.0, "updated_at": 0.0}
 SAID = "Großer Ärger im ΟΔΟΣ, 100% sicher"
 
 
@@ -85,3 +94,49 @@ def test_what_was_said_before_the_search_knew_of_case_is_found_too(tmp_path: Pat
         connection.execute(messages.update().where(messages.c.content == "Plain Words").values(folded=None))
     assert found(database, "plain WORDS") == ["s"]
     database.dispose()
+
+
+def test_a_reply_that_was_cut_off_goes_on_and_only_that(any_database: Database, tmp_path: Path) -> None:
+    """The next run speaks after it, to no word of a person; written anew it goes on again, from the same place."""
+    path = tmp_path / "queues.yaml"
+    path.write_text("version: 1\npools:\n  chat: {queue: chat, devices: [simulated], engine: simulated, model: m}\n")
+    ledger = Ledger(any_database)
+    turns = Turns(any_database, ledger, load_topology(path))
+
+    def answered(turn: Turn, reason: str, text: str = "It grows") -> str:
+        reply = store.new_message(
+            turn.session_id, "assistant", text, id=turn.reply_message_id, persona_id="alice", finish_reason=reason
+        )
+        claim = ledger.claim(turn.run.id, "n", 30)
+        assert claim is not None
+        ledger.finish(claim, "done", within=lambda connection: store.add_message(connection, reply))
+        return reply.id
+
+    first = turns.say("alice", "How does it grow?")
+    cut = answered(first, "length")
+    more = turns.go_on(cut)
+    assert more.prompt_message_id == cut
+    second = answered(more, "stop", "slowly.")
+    for other in (cut, second, first.prompt_message_id):
+        with pytest.raises(NotEditable):
+            turns.go_on(other)
+    again = turns.regenerate(second)
+    assert again.prompt_message_id == cut
+    answered(again, "stop", "fast.")
+    assert turns.regenerate(cut).prompt_message_id == first.prompt_message_id
+
+
+def test_the_prompt_of_a_reply_that_goes_on_ends_with_it(tmp_path: Path) -> None:
+    """Its pieces are one, the model is told to go on, and what is left out never is the last piece."""
+    engine = SimulatedEngine("simulated", context_tokens=64, hang_s=60, trace_file=tmp_path / "trace")
+    persona = msgspec.convert(dict.fromkeys(Persona.__struct_fields__, "") | PERSONA, Persona)
+    said = [store.new_message("s", "user", "How?")]
+    said += [store.new_message("s", "assistant", f"piece {number} ", finish_reason="length") for number in (1, 2)]
+    prompt, _ = build_prompt(persona, [], said, engine, 8, "", going_on=True)
+    assert [(one.role, one.content) for one in prompt] == [
+        ("system", "Be brief."), ("user", "How?"), ("assistant", "piece 1 piece 2 "), ("user", GO_ON)
+    ]  # fmt: skip
+    said.insert(1, store.new_message("s", "assistant", "long " * 60))
+    prompt, _ = build_prompt(persona, [], said, engine, 8, "", going_on=True)
+    assert [one.content for one in prompt] == ["Be brief.", "piece 2 ", GO_ON]
+    engine.close()

@@ -90,6 +90,7 @@ export const deleteSession = (sessionId) => call("DELETE", `${V1}/chat/history/$
 
 export const message = (messageId) => call("GET", `${V1}/messages/${id(messageId)}`);
 export const regenerate = (messageId) => call("POST", `${V1}/messages/${id(messageId)}/regenerate`, {});
+export const goOn = (messageId) => call("POST", `${V1}/messages/${id(messageId)}/continue`, {});
 export const edit = (messageId, text) => call("POST", `${V1}/messages/${id(messageId)}/edit`, { message: text });
 
 /** Hand in a message without waiting for the reply; the key makes it safe to call again when no answer came. */

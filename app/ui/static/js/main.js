@@ -75,6 +75,7 @@ async function start() {
     newChat: () => newChat(),
     edit: (message) => composer.edit(message),
     regenerate: (message) => attempt(store.regenerate(message)),
+    goOn: (message) => attempt(store.goOn(message)),
     askAgain,
     sendAgain: () => store.outbox.again(),
     takeBack: () => composer.putBack(store.outbox.takeBack()),

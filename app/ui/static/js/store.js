@@ -228,8 +228,12 @@ export class Store extends Bus {
   }
 
   async regenerate(message) {
-    const answer = await api.regenerate(message.id);
-    this.#replace(message, answer, null);
+    this.#replace(message, await api.regenerate(message.id), null);
+  }
+
+  /** The reply goes on in a turn of its own; nothing is replaced. */
+  async goOn(message) {
+    this.#replace(message, await api.goOn(message.id), message);
   }
 
   async edit(message, text) {

@@ -9,7 +9,7 @@ function waitingWords(problem) {
 }
 
 export class TurnView {
-  /** `actions`: edit(message), regenerate(message), askAgain(turn), sendAgain(), takeBack(). */
+  /** `actions`: edit(message), regenerate(message), goOn(message), askAgain(turn), sendAgain(), takeBack(). */
   constructor(turn, store, actions) {
     this.store = store;
     this.actions = actions;
@@ -161,9 +161,19 @@ export class TurnView {
       this.trouble = true;
       return [h("span", {}, message.content ? "The reply broke off." : "No reply could be written."), this.#again()];
     }
-    if (run?.notice) return [h("span", {}, run.notice)];
+    const told = run?.notice ? [h("span", {}, run.notice)] : [];
+    if (message?.finish_reason === "length") told.push(...this.#cutNote(message));
+    if (told.length) return told;
     if (this.unanswered) return [h("span", {}, "No reply was written."), this.#again()];
     return [];
+  }
+
+  /** It may end in the middle of a sentence, so it says why. */
+  #cutNote(message) {
+    const tokens = message.usage?.completion;
+    const words = `The reply reached its limit${tokens ? ` of ${tokens.toLocaleString("en")} tokens` : ""}.`;
+    const more = h("button", { type: "button", class: "text-button", onclick: () => this.actions.goOn(message) }, "Continue");
+    return [h("span", {}, words), this.regenerable ? more : null].filter(Boolean);
   }
 
   #again() {
