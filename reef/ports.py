@@ -42,6 +42,9 @@ class EngineError(RuntimeError):
 class EngineRefused(EngineError):
     """The request can never work on this engine (prompt longer than the context, bad schema): no retry."""
 
+    code = "refused"
+    """Of the run's `error` event; one of reef.contracts.events.REFUSED."""
+
 
 class Cancelled(Exception):
     """The caller asked for the work to end."""

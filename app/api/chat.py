@@ -16,7 +16,7 @@ from app.services import Services
 from app.session import settled
 from app.sse import EventStream, open_listener, stream
 from app.web import Answer, Call
-from reef.contracts.events import FINAL, Done, Error, Metrics, Stopped
+from reef.contracts.events import FINAL, REFUSED, Done, Error, Metrics, Stopped
 from reef.contracts.jobs import ChatJob
 from reef.conversation import store
 from reef.ledger import JobRecord
@@ -88,8 +88,8 @@ def wait_for_end(services: Services, listener: Listener, accepted: Accepted) -> 
 
 def failure_of(error: Error, run_id: str) -> Refusal:
     """What a failed run means to a client that waited for it."""
-    if error.code == "refused":
-        return Refusal(422, "refused", "Cannot be answered", error.message, run_id=run_id)
+    if error.code in REFUSED:
+        return Refusal(422, error.code, "Cannot be answered", error.message, run_id=run_id)
     return Refusal(502, "run_failed", "No reply could be written", error.message, run_id=run_id)
 
 

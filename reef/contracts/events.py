@@ -99,8 +99,16 @@ class Stopped(Event, frozen=True, kw_only=True, omit_defaults=False):
     message_id: str | None = None
 
 
+REFUSED = frozenset({"refused", "too_long", "instructions_too_long"})
+"""Codes of a run that fails again when it is tried again as it is."""
+
+
 class Error(Event, frozen=True, kw_only=True, omit_defaults=False):
-    """The run (or, without run_id, the client's last frame) failed. `message` is for a person."""
+    """The run (or, without run_id, the client's last frame) failed. `message` is for a person.
+
+    `code` is `too_long` where the message does not fit the model, `instructions_too_long` where the persona's
+    instructions leave no room for one, `refused` where it cannot be answered for another reason of its own.
+    """
 
     code: str
     message: str

@@ -30,7 +30,7 @@ def end_event(job: JobRecord) -> Event:
     if job.state == "cancelled":
         return Stopped(usage=Usage(0, 0), message_id=None, **ids)  # type: ignore[arg-type]
     tried = f" (tried {job.attempts} times)" if job.attempts > 1 else ""
-    message = f"No reply could be written: {job.error or 'unknown reason'}{tried}."
+    message = f"No reply could be written: {(job.error or 'unknown reason').rstrip('.')}{tried}."
     return Error(code=job.state, message=message, **ids)  # type: ignore[arg-type]
 
 

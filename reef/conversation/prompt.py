@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reef.conversation.store import Message
 from reef.personas.store import Memory, Persona
-from reef.ports import ChatEngine, ChatMessage
+from reef.ports import ChatEngine, ChatMessage, EngineRefused
 
 MEMORIES_TOLD_MAX = 20
 MEMORY_CHARS_MAX = 2_000
@@ -22,6 +22,18 @@ GO_ON = (
     "again, and do not speak of this."
 )
 """What the model is told where a reply goes on. Nobody said it, so it is stored nowhere."""
+
+
+class MessageTooLong(EngineRefused):
+    """The one message to be answered does not fit the model."""
+
+    code = "too_long"
+
+
+class InstructionsTooLong(EngineRefused):
+    """A persona's instructions leave no room for a message."""
+
+    code = "instructions_too_long"
 
 
 def build_prompt(
@@ -71,6 +83,26 @@ def _joined(turns: Sequence[ChatMessage]) -> list[ChatMessage]:
         else:
             joined.append(turn)
     return joined
+
+
+def check_length(prompt: Sequence[ChatMessage], persona: Persona, engine: ChatEngine) -> None:
+    """Raises MessageTooLong or InstructionsTooLong where a prompt of build_prompt does not fit the engine.
+
+    What was said earlier is left out by then, so it is one of the two: the longer one.
+    """
+    used = engine.count_tokens(prompt)
+    if used < engine.context_tokens:
+        return
+    head = [message for message in prompt if message.role == "system"]
+    instructed = engine.count_tokens(head) if head else 0
+    if instructed > used - instructed:
+        raise InstructionsTooLong(
+            f"The instructions of {persona.name} leave no room for a message "
+            f"({instructed:,} of {engine.context_tokens:,} tokens); shorten them."
+        )
+    raise MessageTooLong(
+        f"This message is too long for the model ({used:,} of {engine.context_tokens:,} tokens); shorten it."
+    )
 
 
 def _surely_fits(prompt: Sequence[ChatMessage], tokens: int) -> bool:

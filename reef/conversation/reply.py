@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from reef.contracts.events import Done, Metrics, Notice, Restarted, Started, Stopped, Typing, Usage
 from reef.contracts.jobs import ChatJob, CompletionJob
 from reef.conversation import store
-from reef.conversation.prompt import MEMORIES_TOLD_MAX, build_prompt
+from reef.conversation.prompt import MEMORIES_TOLD_MAX, build_prompt, check_length
 from reef.knowledge.citing import citations, sources_block, within
 from reef.knowledge.grounding import passages_of
 from reef.knowledge.model import Passage
@@ -65,7 +65,12 @@ def write_reply(context: DeviceContext, claim: Claim, job: ChatJob, writer: RunW
         schema=job.schema,
         model=persona.model,
     )
-    result = reply.generate(request)
+    try:
+        result = reply.generate(request)
+    except EngineRefused:
+        if not going_on:
+            check_length(messages, persona, context.chat)  # engines know tokens, a person knows messages
+        raise
     if reply.end(result, store_as=job) and result.finish_reason != "cancelled":
         context.note_affinity(job.session_id)
 

@@ -47,7 +47,7 @@ def _run(station: Station, visit: Visit, claim: Claim, kind: type[J], body: Body
             body(context, claim, job, writer, hold)
         except (EngineRefused, msgspec.ValidationError) as error:
             failure = str(error)
-            _fail(context, claim, writer, failure)
+            _fail(context, claim, writer, failure, getattr(error, "code", EngineRefused.code))
         except EngineError as error:
             failure = str(error)
             _retry(context, claim, writer, hold, failure)
@@ -59,9 +59,9 @@ def _run(station: Station, visit: Visit, claim: Claim, kind: type[J], body: Body
         context.spans.attempted(claim, run_id, failure)
 
 
-def _fail(context: DeviceContext, claim: Claim, writer: RunWriter, message: str) -> None:
+def _fail(context: DeviceContext, claim: Claim, writer: RunWriter, message: str, code: str) -> None:
     if context.ledger.finish(claim, "failed", error=message):
-        writer.emit(Error(code="refused", message=message))
+        writer.emit(Error(code=code, message=message))
 
 
 def _retry(context: DeviceContext, claim: Claim, writer: RunWriter, hold: Hold, message: str) -> None:

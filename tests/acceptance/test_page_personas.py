@@ -136,3 +136,29 @@ def test_page_reply_that_was_cut_off_says_so_and_goes_on(chat: ChatPage) -> None
     assert (asked["role"], first["finish_reason"], second["finish_reason"]) == ("user", "length", "stop")
     assert first == told["message"]
     assert second["persona_id"] == "alice"
+
+
+def test_page_words_that_do_not_fit_the_model_are_told_with_what_helps(chat: ChatPage) -> None:
+    """A message that is too long comes back to be edited; where the instructions are, those are."""
+    chat.say("reef " * 4200)
+    expect(chat.replies.last).to_contain_text(
+        re.compile(r"too long for the model \(4,2\d\d of 4,096 tokens\); shorten it")
+    )
+    expect(chat.page.get_by_role("button", name="Try again")).to_have_count(0)
+    chat.replies.last.get_by_role("button", name="Edit").click()
+    expect(chat.message).to_be_focused()
+    assert len(chat.message.input_value().split()) == 4200
+    chat.message.fill("reef")
+    chat.message.press("Enter")
+    chat.wait_told(1)
+
+    draft = {"name": "Wordy", "system_prompt": "be " * 5000}
+    persona = chat.page.request.post(f"{chat.url}/api/v1/personas", data=draft).json()
+    answer = chat.page.request.post(f"{chat.url}/api/v1/chat", data={"persona_id": persona["id"], "message": "Hello"})
+    assert (answer.status, answer.json()["code"]) == (422, "instructions_too_long")
+    assert "The instructions of Wordy leave no room for a message (5,004 of 4,096 tokens)" in answer.json()["detail"]
+    chat.open()
+    chat.page.locator(".card", has_text="Wordy").click()
+    chat.say("Hello")
+    chat.replies.last.get_by_role("button", name="Edit Wordy").click()
+    expect(chat.page.locator("#persona-dialog").get_by_label("Instructions")).to_be_visible()

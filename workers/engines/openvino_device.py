@@ -255,7 +255,7 @@ def _room(prompt_tokens: int, context_tokens: int) -> int:
     if prompt_tokens >= context_tokens:
         raise Refused(
             f"The conversation has {prompt_tokens} tokens; the model takes {context_tokens} here. "
-            "Start a new session or raise context_tokens in queues.yaml."
+            "Send less, or raise context_tokens in queues.yaml."
         )
     return context_tokens - prompt_tokens
 

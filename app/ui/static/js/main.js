@@ -50,6 +50,12 @@ function askAgain(turn) {
   return last ? attempt(store.edit(last, last.content)) : null;
 }
 
+/** Take the last message into the field, to be sent again in other words. */
+function editLast() {
+  const last = store.view.messages.findLast((message) => message.role === "user");
+  if (last) composer.edit(last);
+}
+
 const chatAddress = (sessionId) => `/chat/${encodeURIComponent(sessionId)}`;
 
 function sessionInAddress() {
@@ -75,6 +81,8 @@ async function start() {
     newChat: () => newChat(),
     edit: (message) => composer.edit(message),
     regenerate: (message) => attempt(store.regenerate(message)),
+    editLast,
+    editPersona: (persona) => personaDialog.open(persona),
     goOn: (message) => attempt(store.goOn(message)),
     askAgain,
     sendAgain: () => store.outbox.again(),

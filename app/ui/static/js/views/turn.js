@@ -9,7 +9,7 @@ function waitingWords(problem) {
 }
 
 export class TurnView {
-  /** `actions`: edit(message), regenerate(message), goOn(message), askAgain(turn), sendAgain(), takeBack(). */
+  /** `actions`: edit(message), regenerate(message), goOn(message), editLast(), editPersona(persona), askAgain(turn), sendAgain(), takeBack(). */
   constructor(turn, store, actions) {
     this.store = store;
     this.actions = actions;
@@ -147,7 +147,7 @@ export class TurnView {
     if (entry) return this.#entryNote(entry);
     if (run?.phase === "error") {
       this.trouble = true;
-      return [h("span", {}, run.error.message), this.#again()];
+      return [h("span", {}, run.error.message), this.#remedy(run.error.code)];
     }
     if (run && !run.final) {
       const told = run.restarted && run.text ? [h("span", {}, "The device restarted; the answer began again.")] : [];
@@ -172,17 +172,28 @@ export class TurnView {
   #cutNote(message) {
     const tokens = message.usage?.completion;
     const words = `The reply reached its limit${tokens ? ` of ${tokens.toLocaleString("en")} tokens` : ""}.`;
-    const more = h("button", { type: "button", class: "text-button", onclick: () => this.actions.goOn(message) }, "Continue");
+    const more = this.#button("Continue", () => this.actions.goOn(message));
     return [h("span", {}, words), this.regenerable ? more : null].filter(Boolean);
   }
 
+  /** What can help: the same words again do not where they are too many. */
+  #remedy(code) {
+    const persona = this.store.persona(this.turn.run.personaId);
+    if (code === "too_long") return this.#button("Edit", () => this.actions.editLast());
+    if (code === "instructions_too_long" && persona) return this.#button(`Edit ${persona.name}`, () => this.actions.editPersona(persona));
+    return this.#again();
+  }
+
   #again() {
-    return h("button", { type: "button", class: "text-button", onclick: () => this.actions.askAgain(this.turn) }, "Try again");
+    return this.#button("Try again", () => this.actions.askAgain(this.turn));
+  }
+
+  #button(label, onclick) {
+    return h("button", { type: "button", class: "text-button", onclick }, label);
   }
 
   #entryNote(entry) {
     if (entry.state === "sending") return [];
-    const button = (label, onclick) => h("button", { type: "button", class: "text-button", onclick }, label);
     const { problem } = entry;
     this.trouble = entry.state === "failed";
     this.countdown = entry.state === "waiting" ? h("span", { class: "countdown" }) : null;
@@ -190,8 +201,8 @@ export class TurnView {
     return [
       h("span", {}, entry.state === "failed" ? `Not sent. ${problem.message}` : waitingWords(problem), " "),
       this.countdown,
-      button(entry.state === "waiting" ? "Try now" : "Send again", this.actions.sendAgain),
-      button("Take back", this.actions.takeBack),
+      this.#button(entry.state === "waiting" ? "Try now" : "Send again", this.actions.sendAgain),
+      this.#button("Take back", this.actions.takeBack),
     ].filter(Boolean);
   }
 
