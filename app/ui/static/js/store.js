@@ -13,6 +13,7 @@ import { Run } from "./run.js";
 
 const RUNS_KEPT_MAX = 50;
 const RELOAD_AFTER_MS = 150;
+const END_HEARD_WITHIN_MS = 3_000;
 const POLL_WITHOUT_SOCKET_MS = 4_000;
 const NEW = "new";
 
@@ -134,7 +135,8 @@ export class Store extends Bus {
     for (const active of history.active_runs) this.#adopt(view.sessionId, active);
     for (const run of this.runs.values()) {
       const over = run.sessionId === view.sessionId && !run.final && run.knownAt < askedAt && !isActive(run, history);
-      if (over) this.#missed(run, told.has(run.id));
+      // one that was refused at once has no message, and its reason may still be on its way here
+      if (over && (told.has(run.id) || run.knownAt < askedAt - END_HEARD_WITHIN_MS)) this.#missed(run, told.has(run.id));
     }
   }
 
@@ -219,7 +221,7 @@ export class Store extends Bus {
     const run = this.#adopt(answer.session_id, { ...answer, persona_id: entry.personaId });
     if (view !== this.view) return run;
     view.entry = null;
-    view.ended = [];
+    view.ended = view.ended.filter((other) => other === run); // a refusal may be heard before the answer to the call
     if (!view.messages.some((message) => message.id === answer.prompt_message_id)) view.messages.push(userMessage(entry, answer));
     this.emit("thread");
     this.emit("composer");
@@ -247,7 +249,7 @@ export class Store extends Bus {
     const run = this.#adopt(answer.session_id, { ...answer, persona_id: message.persona_id || view.personaId });
     const index = view.messages.findIndex((other) => other.id === message.id);
     if (index >= 0) view.messages = [...view.messages.slice(0, index), ...(edited ? [edited] : [])];
-    view.ended = [];
+    view.ended = view.ended.filter((other) => other === run); // a refusal may be heard before the answer to the call
     this.emit("thread");
     this.emit("composer");
     return run;
@@ -273,8 +275,7 @@ export class Store extends Bus {
   #received(event) {
     if (event.type === "emotion") this.#mood(event);
     if (!event.run_id) {
-      // the answer to a frame of ours: what we asked to hear of is not there any more
-      if (event.type === "error") this.#reloadSoon();
+      if (event.type === "error") this.#reloadSoon(); // the answer to a frame of ours: what we asked to hear of is gone
       return;
     }
     let run = this.runs.get(event.run_id);
