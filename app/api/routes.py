@@ -16,6 +16,7 @@ from app.api.shapes import (
     MemoryDraft,
     MessageView,
     PersonaList,
+    PersonaView,
     Reply,
     RunState,
     RunView,
@@ -27,7 +28,7 @@ from app.api.system_routes import SYSTEM_ROUTES
 from app.sse import MEDIA_TYPE
 from app.web import Route
 from reef.conversation.store import SessionPage, SessionSummary
-from reef.personas.store import Memory, Persona, PersonaDraft
+from reef.personas.store import Memory, PersonaDraft
 
 V1 = "/api/v1"
 BUSY = (409, 429, 503)
@@ -41,7 +42,7 @@ ROUTES: tuple[Route, ...] = (
         path=f"{V1}/personas",
         handler=personas.create,
         body=PersonaDraft,
-        answers={201: Persona},
+        answers={201: PersonaView},
         errors=(409,),
         tag="personas",
     ),
@@ -49,7 +50,7 @@ ROUTES: tuple[Route, ...] = (
         method="GET",
         path=f"{V1}/personas/{{persona_id}}",
         handler=personas.get,
-        answers={200: Persona},
+        answers={200: PersonaView},
         errors=(404,),
         tag="personas",
     ),
@@ -58,7 +59,7 @@ ROUTES: tuple[Route, ...] = (
         path=f"{V1}/personas/{{persona_id}}",
         handler=personas.update,
         body=PersonaDraft,
-        answers={200: Persona},
+        answers={200: PersonaView},
         errors=(404,),
         tag="personas",
     ),

@@ -17,6 +17,12 @@ SESSIONS_MAX = 500
 JOBS_MAX = 500
 
 
+class PersonaView(Persona, frozen=True, kw_only=True):
+    """A persona with what may not work as it is set up; a model may still come, so nothing of it is refused."""
+
+    warnings: list[str]
+
+
 class PersonaList(msgspec.Struct, frozen=True):
     """All personas, oldest first."""
 

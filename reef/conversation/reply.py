@@ -120,6 +120,7 @@ class _Reply:
         self.first_s: float | None = None
         self.prompt_s: float | None = None
         self.passages: list[Passage] = []
+        self.notices: list[str] = []
         self.queue_s = max(0.0, (claim.job.started_at or 0.0) - claim.job.created_at)
 
     def announce(self) -> None:
@@ -139,12 +140,17 @@ class _Reply:
         """A persona is answered for by the model that is there, and a person hears of it."""
         answers = self.context.engine.model
         if wanted and plain_name(wanted) != plain_name(answers):
-            self.writer.emit(Notice(message=f"Answered by {answers}; {wanted} is not loaded."))
+            self._notice(f"Answered by {answers}; {wanted} is not loaded.")
+
+    def _notice(self, sentence: str) -> None:
+        """Tell a person now, and whoever reads the reply later."""
+        self.notices.append(sentence)
+        self.writer.emit(Notice(message=" ".join(self.notices)))
 
     def look_up(self, job: ChatJob, question: str) -> str:
         """What the persona's documents say, for the prompt; tells a person where they could not be asked."""
         if job.grounding in ("wanted", "failed"):
-            self.writer.emit(Notice(message="The documents could not be searched; this reply does without them."))
+            self._notice("The documents could not be searched; this reply does without them.")
         if job.grounding == "nothing":
             return NOTHING_FOUND if "?" in question else ""
         if not job.sources:
@@ -195,6 +201,7 @@ class _Reply:
                 metrics=metrics,
                 citations=tuple(cited) or None,
                 finish_reason=None if stopped else reason,
+                notice=" ".join(self.notices) or None,
             )
         if not self._commit(stopped, message, text, usage, metrics, result):
             return False

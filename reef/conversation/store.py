@@ -73,6 +73,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     """What a reply rests on; its run and number are left out."""
     finish_reason: str | None = None
     """Of a complete reply: `stop`, or `length` where it was cut off at its limit of tokens; null: not known."""
+    notice: str | None = None
+    """What a person was told beside the reply: that another model answered, that documents could not be searched."""
 
     @property
     def cut_off(self) -> bool:

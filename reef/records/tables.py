@@ -121,6 +121,7 @@ messages = sa.Table(
     sa.Column("usage", sa.Text),
     sa.Column("metrics", sa.Text),
     sa.Column("finish_reason", sa.String(8)),  # of a complete reply: stop, length; None: not known
+    sa.Column("notice", sa.Text),  # what a person was told beside the reply, None: nothing
     sa.Column("citations", sa.Text),  # JSON list of what the reply rests on, None: nothing
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("folded", sa.Text, default=_content_folded),  # the content for searches: reef.records.words

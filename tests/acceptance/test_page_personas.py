@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from chat_page import ChatPage, Console
+from chat_page import ChatPage, Console, assert_sound
 from playwright.sync_api import expect
 
 from reef.conversation import store
@@ -163,3 +163,26 @@ def test_page_words_that_do_not_fit_the_model_are_told_with_what_helps(chat: Cha
     chat.say("Hello")
     chat.replies.last.get_by_role("button", name="Edit Wordy").click()
     expect(chat.page.locator("#persona-dialog").get_by_label("Instructions")).to_be_visible()
+
+
+def test_page_persona_of_a_model_that_is_not_here_is_saved_with_a_warning(chat: ChatPage) -> None:
+    """The field suggests models and no personas; which one answered instead is still told after a reload."""
+    page, dialog = chat.page, chat.page.locator("#persona-dialog")
+    page.get_by_role("button", name="New persona").click()
+    offered = page.locator("#persona-models option[value=smollm2-135m-instruct]")
+    expect(offered).to_have_text("SmolLM2 135M Instruct, can be fetched")
+    expect(page.locator("#persona-models option[value=alice]")).to_have_count(0)
+    dialog.get_by_label("Name", exact=True).fill("Elsewhere")
+    dialog.get_by_label("Model").fill("never-heard-of")
+    dialog.get_by_role("button", name="Create").click()
+    expect(dialog.locator(".form-warnings")).to_contain_text("Elsewhere is saved.")
+    expect(dialog.locator(".form-warnings")).to_contain_text("There is no chat model never-heard-of here")
+    expect(dialog.locator(".form-warnings")).to_be_in_viewport()
+    assert_sound(page)
+    dialog.get_by_role("button", name="Close").last.click()
+    chat.say("Hello")
+    note = chat.replies.last.get_by_text("Answered by simulated; never-heard-of is not loaded.")
+    chat.wait_told(1)
+    page.reload()
+    expect(note).to_be_visible()
+    assert chat.history()["messages"][-1]["notice"].startswith("Answered by")

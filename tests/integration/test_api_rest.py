@@ -25,6 +25,14 @@ def test_a_persona_lives_and_dies(web: Web) -> None:
         persona = made.json()
         where = made.headers["Location"]
         assert persona | PERSONA == persona
+        assert persona["warnings"] == []
+        odd = client.put(where, json=PERSONA | {"model": "nobody-has-it", "system_prompt": "a" * 16_000}).json()
+        assert [sentence.split()[:5] for sentence in odd["warnings"]] == [
+            ["There", "is", "no", "chat", "model"],
+            ["The", "instructions", "have", "about", "4,000"],
+        ]
+        assert client.put(where, json=PERSONA | {"model": "smollm2-135m-instruct"}).json()["warnings"] == []
+        persona = client.put(where, json=PERSONA).json()
         assert client.get(where).json() == persona
         changed = client.put(where, json=PERSONA | {"name": "Other", "color": "#112233"}).json()
         assert (changed["name"], changed["color"], changed["id"]) == ("Other", "#112233", persona["id"])

@@ -802,6 +802,7 @@ class Message(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     CITATIONS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    NOTICE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     session_id: _builtins.str
     role: _builtins.str
@@ -812,6 +813,8 @@ class Message(_message.Message):
     created_at: _builtins.float
     finish_reason: _builtins.str
     """Of a complete reply: stop, or length where it was cut off at its limit of tokens."""
+    notice: _builtins.str
+    """What a person was told beside the reply, as that another model answered."""
     @_builtins.property
     def usage(self) -> Global___Usage: ...
     @_builtins.property
@@ -833,19 +836,24 @@ class Message(_message.Message):
         metrics: Global___Metrics | None = ...,
         citations: _abc.Iterable[Global___Citation] | None = ...,
         finish_reason: _builtins.str | None = ...,
+        notice: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_finish_reason", b"_finish_reason", "_persona_id", b"_persona_id", "_run_id", b"_run_id", "finish_reason", b"finish_reason", "metrics", b"metrics", "persona_id", b"persona_id", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_finish_reason", b"_finish_reason", "_notice", b"_notice", "_persona_id", b"_persona_id", "_run_id", b"_run_id", "finish_reason", b"finish_reason", "metrics", b"metrics", "notice", b"notice", "persona_id", b"persona_id", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_finish_reason", b"_finish_reason", "_persona_id", b"_persona_id", "_run_id", b"_run_id", "citations", b"citations", "content", b"content", "created_at", b"created_at", "finish_reason", b"finish_reason", "id", b"id", "metrics", b"metrics", "persona_id", b"persona_id", "role", b"role", "run_id", b"run_id", "session_id", b"session_id", "state", b"state", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_finish_reason", b"_finish_reason", "_notice", b"_notice", "_persona_id", b"_persona_id", "_run_id", b"_run_id", "citations", b"citations", "content", b"content", "created_at", b"created_at", "finish_reason", b"finish_reason", "id", b"id", "metrics", b"metrics", "notice", b"notice", "persona_id", b"persona_id", "role", b"role", "run_id", b"run_id", "session_id", b"session_id", "state", b"state", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__finish_reason: _TypeAlias = _typing.Literal["finish_reason"]  # noqa: Y015
     _WhichOneofArgType__finish_reason: _TypeAlias = _typing.Literal["_finish_reason", b"_finish_reason"]  # noqa: Y015
+    _WhichOneofReturnType__notice: _TypeAlias = _typing.Literal["notice"]  # noqa: Y015
+    _WhichOneofArgType__notice: _TypeAlias = _typing.Literal["_notice", b"_notice"]  # noqa: Y015
     _WhichOneofReturnType__persona_id: _TypeAlias = _typing.Literal["persona_id"]  # noqa: Y015
     _WhichOneofArgType__persona_id: _TypeAlias = _typing.Literal["_persona_id", b"_persona_id"]  # noqa: Y015
     _WhichOneofReturnType__run_id: _TypeAlias = _typing.Literal["run_id"]  # noqa: Y015
     _WhichOneofArgType__run_id: _TypeAlias = _typing.Literal["_run_id", b"_run_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__finish_reason) -> _WhichOneofReturnType__finish_reason | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__notice) -> _WhichOneofReturnType__notice | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__persona_id) -> _WhichOneofReturnType__persona_id | None: ...
     @_typing.overload

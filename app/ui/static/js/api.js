@@ -76,6 +76,7 @@ const V1 = "/api/v1";
 const id = encodeURIComponent;
 
 export const personas = () => call("GET", `${V1}/personas`).then((answer) => answer.personas);
+export const persona = (personaId) => call("GET", `${V1}/personas/${id(personaId)}`);
 export const createPersona = (fields) => call("POST", `${V1}/personas`, fields);
 export const updatePersona = (personaId, fields) => call("PUT", `${V1}/personas/${id(personaId)}`, fields);
 export const deletePersona = (personaId) => call("DELETE", `${V1}/personas/${id(personaId)}`);
@@ -107,4 +108,4 @@ export const eventsUrl = (runId, afterSeq) => `${V1}/runs/${id(runId)}/events?af
 export const uploadEventsUrl = (uploadId) => `${V1}/uploads/${id(uploadId)}/events`;
 
 export const status = () => call("GET", `${V1}/system/status`);
-export const models = () => call("GET", "/v1/models").then((answer) => answer.data.map((model) => model.id));
+export const models = () => call("GET", `${V1}/system/models`).then((answer) => answer.models);

@@ -6,6 +6,14 @@ import { confirm } from "./confirm.js";
 
 const COLORS = { Coral: "#e8795f", Sand: "#d2a24c", Kelp: "#6fa84f", Lagoon: "#2fa39a", Deep: "#3d8bd4", Urchin: "#b96ad9", Shell: "#d96a94" };
 
+const CHAT_FORMATS = new Set(["gguf", "remote", "simulated"]);
+
+/** A model in the list of suggestions, beside its name. */
+function modelWords(model) {
+  const where = { READY: "in memory", CACHED: "on disk", LOADING: "being loaded", AVAILABLE: "can be fetched" }[model.state] ?? "";
+  return [model.title === model.name ? "" : model.title, where].filter(Boolean).join(", ");
+}
+
 export class PersonaDialog {
   constructor(store) {
     this.store = store;
@@ -18,14 +26,17 @@ export class PersonaDialog {
     this.#preview();
     this.dialog.showModal();
     this.form.elements.name.focus();
-    const models = await api.models().catch(() => []);
-    byId("persona-models")?.replaceChildren(...models.map((model) => h("option", { value: model })));
+    const [models, known] = await Promise.all([api.models().catch(() => []), persona ? api.persona(persona.id).catch(() => null) : null]);
+    const offered = models.filter((model) => CHAT_FORMATS.has(model.format) && model.state !== "FAILED");
+    byId("persona-models")?.replaceChildren(...offered.map((model) => h("option", { value: model.name }, modelWords(model))));
+    if (known && this.persona?.id === known.id) this.#warn(known.warnings);
   }
 
   #form() {
     const persona = this.persona ?? { name: "", avatar: "", color: COLORS.Lagoon, description: "", system_prompt: "", model: "", temperature: 0.7, greeting: "" };
     this.face = h("span");
     this.general = h("p", { class: "field-error", role: "alert", hidden: true });
+    this.warnings = h("div", { class: "form-warnings", role: "status" });
     this.form = h(
       "form",
       { noValidate: true, onsubmit: (event) => this.#submit(event), oninput: () => this.#preview() },
@@ -37,11 +48,12 @@ export class PersonaDialog {
       ),
       h("div", { class: "fields" }, this.#fields(persona)),
       this.general,
+      this.warnings,
       h(
         "div",
         { class: "dialog-actions" },
         this.persona ? h("button", { type: "button", class: "button danger apart", onclick: () => this.#delete() }, "Delete") : null,
-        h("button", { type: "button", class: "button", onclick: () => this.dialog.close() }, "Cancel"),
+        (this.closeButton = h("button", { type: "button", class: "button", onclick: () => this.dialog.close() }, "Cancel")),
         (this.submitButton = h("button", { type: "submit", class: "button primary" }, this.persona ? "Save" : "Create")),
       ),
     );
@@ -125,14 +137,27 @@ export class PersonaDialog {
     this.submitButton.disabled = true;
     try {
       const saved = await this.store.savePersona(this.persona?.id, fields);
-      this.dialog.close();
-      this.store.say(`${saved.name} is saved.`);
       if (!this.persona) this.store.newChat(saved.id);
+      this.persona = saved;
+      // it is saved all the same: who has read this closes the form, or changes something
+      if (saved.warnings.length) {
+        this.#warn([`${saved.name} is saved.`, ...saved.warnings]);
+        this.submitButton.textContent = "Save";
+        this.closeButton.textContent = "Close";
+        this.warnings.scrollIntoView({ block: "nearest" });
+      } else {
+        this.dialog.close();
+        this.store.say(`${saved.name} is saved.`);
+      }
     } catch (problem) {
       this.#showErrors(problem.errors ?? {}, problem.message);
     } finally {
       this.submitButton.disabled = false;
     }
+  }
+
+  #warn(sentences) {
+    this.warnings.replaceChildren(...sentences.map((sentence) => h("p", {}, sentence)));
   }
 
   /** Each sentence at its field; what belongs to no field stands above the buttons. */

@@ -161,7 +161,8 @@ export class TurnView {
       this.trouble = true;
       return [h("span", {}, message.content ? "The reply broke off." : "No reply could be written."), this.#again()];
     }
-    const told = run?.notice ? [h("span", {}, run.notice)] : [];
+    const notice = message?.notice ?? run?.notice;
+    const told = notice ? [h("span", {}, notice)] : [];
     if (message?.finish_reason === "length") told.push(...this.#cutNote(message));
     if (told.length) return told;
     if (this.unanswered) return [h("span", {}, "No reply was written."), this.#again()];
