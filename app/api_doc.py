@@ -59,8 +59,13 @@ Text frames, one JSON object each, at most 256 KiB. A frame that cannot be used 
 has no `run_id`, and the socket stays open. `seq` grows within a run and has gaps where it was restarted: keep the
 highest one you saw and send it as `last_seq` to resume. `seq` 0 marks a reading that is not part of the run's log.
 A client that reads too slowly is brought up to date from the run's log; nothing is lost. Close code 1001: the server
-restarts, come again. 1013: too many connections, or you send faster than you read. 1009: a frame beyond 1 MiB, where a
-gateway holds the connection.
+restarts, come again. 1013: too many connections, or you send faster than you read.
+
+There is one exception to the answer with an `error` event: a frame beyond 1 MiB, where a gateway holds the connection,
+closes it with 1009 and the reason, and no event comes before. Its length is known from its header, so its bytes are
+neither read nor kept, and what would come after them cannot be found; thousands of connections could not each be given
+room to throw megabytes away. Come again and resume: runs go on. Without a gateway such a frame is read to its end,
+thrown away and answered as any that is too long.
 
 A chat turn is told as `queued` (repeated with `seq` 0 while it waits), `started`, `typing`, `token` …, and `done`,
 `stopped` or `error`. `restarted` means: drop the text received so far for this run, it is told again. With
