@@ -45,6 +45,7 @@ class ReefPage:
         self.page, self.reef = page, reef
         self.tiles = page.locator(".tile")
         self.aloud = page.locator("#announcer-urgent")
+        self.toasts = page.locator("#toasts > .toast")
 
     def open(self) -> ReefPage:
         """Open it and wait until it is filled."""
@@ -145,6 +146,33 @@ def test_page_reef_cancels_a_running_job(seen: ReefPage) -> None:
     expect(row).to_have_count(0)
     assert seen.reef.get(f"/api/v1/runs/{run_id}")["state"] == "cancelled"
     expect(seen.tile(node)).to_contain_text("Ready")
+    expect(seen.toasts).to_have_text("Stopped: Reply of Alice.")
+    expect(seen.toasts).to_be_in_viewport(ratio=1)
+
+
+def test_page_reef_shows_what_went_wrong_where_one_looks(seen: ReefPage, console: Console) -> None:
+    """A refused load is read at the foot of the window, moves nothing, stays until Escape, and is said once."""
+    console.allow("404")
+    page, row = seen.page, seen.page.locator("#model-rows tr", has_text="gemma-3-4b-instruct")
+    load = row.get_by_role("button", name="Load gemma-3-4b-instruct", exact=True)
+    load.scroll_into_view_if_needed()
+    place = load.bounding_box()
+    page.route("**/models/load", lambda route: route.fulfill(status=404, json={"detail": "No such thing."}))
+    load.click()
+    seen.confirm("Load")
+    expect(seen.toasts).to_have_text("No such thing.")
+    expect(seen.toasts).to_be_in_viewport(ratio=1)
+    expect(seen.aloud).to_have_text("No such thing.")
+    assert load.bounding_box() == place
+    seen.toasts.get_by_role("button", name="Close this message").focus()
+    page.keyboard.press("Enter")
+    expect(seen.toasts).to_have_count(0)
+    expect(load).to_be_focused()
+    load.click()
+    seen.confirm("Load")
+    expect(seen.toasts).to_have_count(1)
+    page.keyboard.press("Escape")
+    expect(seen.toasts).to_have_count(0)
 
 
 def test_page_reef_tries_a_dead_job_again_and_discards_it(seen: ReefPage) -> None:

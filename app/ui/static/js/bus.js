@@ -1,4 +1,4 @@
-// What the parts of a page tell each other: topics with details, words for the live region, and trouble.
+// What the parts of a page tell each other: topics with details, words for the live region, answers, and trouble.
 
 export class Bus extends EventTarget {
   on(topic, listener) {
@@ -11,6 +11,12 @@ export class Bus extends EventTarget {
 
   say(words, urgent = false) {
     this.emit("say", { words, urgent });
+  }
+
+  /** What came of something that a person did. */
+  answer(words) {
+    this.emit("answer", words);
+    this.say(words);
   }
 
   trouble(problem) {

@@ -2,8 +2,9 @@
 // through, asked for every two seconds. Draws nothing.
 //
 // Topics: "change" (tables changed), "device_changed" and "model" (events), "connection", "fresh" (once a second),
-// "say" (words for a screen reader), "trouble" (a problem to show), "outage" (why nothing newer is known, or ""),
-// "doors" (the gateway and the open sockets, which the live line cannot tell: each process knows only its own).
+// "say" (words for a screen reader), "answer" (what came of something a person did), "trouble" (a problem to show),
+// "outage" (why nothing newer is known, or ""), "doors" (the gateway and the open sockets, which the live line cannot
+// tell: each process knows only its own).
 
 import { Bus } from "../bus.js";
 import * as api from "../api.js";

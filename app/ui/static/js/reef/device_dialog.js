@@ -106,7 +106,7 @@ export class DeviceDialog {
     this.error.hidden = true;
     try {
       await action();
-      this.board.say(told);
+      this.board.answer(told);
       this.dialog.close();
     } catch (problem) {
       this.error.textContent = problem.message;

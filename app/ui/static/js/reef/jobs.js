@@ -138,7 +138,7 @@ class Row {
     for (const button of this.buttons) button.disabled = true;
     try {
       await action();
-      this.board.say(told);
+      this.board.answer(told);
     } catch (problem) {
       this.board.trouble(problem);
       for (const button of this.buttons) button.disabled = false;

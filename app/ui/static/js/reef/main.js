@@ -1,9 +1,9 @@
 // The page of the whole reef: makes the parts and joins them.
 
 import { byId } from "../dom.js";
-import { troubleNotice } from "../documents/trouble.js";
 import { announcer } from "../views/notices.js";
 import { themeToggle } from "../views/theme.js";
+import { Toasts } from "../views/toasts.js";
 import { Board } from "./board.js";
 import { Charts } from "./charts.js";
 import { DeviceDialog } from "./device_dialog.js";
@@ -17,7 +17,7 @@ function start() {
   const board = new Board();
   themeToggle();
   announcer(board);
-  troubleNotice(board);
+  new Toasts(board);
   new Head(board);
   new Charts(board);
   new Queues(board);

@@ -118,7 +118,7 @@ class Row {
   async #do(action, told) {
     try {
       await action();
-      this.board.say(told);
+      this.board.answer(told);
     } catch (problem) {
       this.board.trouble(problem);
     }
