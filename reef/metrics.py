@@ -74,7 +74,7 @@ METRICS: dict[str, Declared] = {
         "1; the labels say what a worker serves with.",
         (*NODE, "device", "kind", "host", "engine", "model", "tier"),
     ),
-    "coralreef_node_streams": Declared("gauge", "Jobs a worker can run at once.", NODE),
+    "coralreef_node_streams": Declared("gauge", "Jobs a worker can run at once; 0 while it serves nothing.", NODE),
     "coralreef_node_loading": Declared("gauge", "1 while a worker loads a model.", NODE),
     "coralreef_node_failed": Declared("gauge", "1 for a worker that says its device cannot serve.", NODE),
     "coralreef_node_fallback": Declared(

@@ -277,6 +277,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
     node: str
     device: str
+    """For who reads an answer; it names the CPU where that does the device's work."""
     pool: Pool
     database: Database
     ledger: Ledger

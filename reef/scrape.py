@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from reef.contracts.nodes import NodeReport
 from reef.metrics import METRICS, gauge
+from reef.observing.overview import DOWN
 from reef.records.database import Database
 from reef.records.tables import ACTIVE_STATES, devices, jobs, models, placements
 from reef.topology import Topology
@@ -35,7 +36,7 @@ _OLDEST = (
 _MODEL_STATE = sa.case((models.c.path != "", "cached"), (models.c.error != "", "failed"), else_="absent")
 
 _OF_NODES: dict[str, Callable[[NodeReport], float | None]] = {
-    "coralreef_node_streams": lambda report: report.streams,
+    "coralreef_node_streams": lambda report: 0 if report.state in DOWN else report.streams,
     "coralreef_node_loading": lambda report: bool(report.loading) or report.state == "loading",
     "coralreef_node_failed": lambda report: report.state == "failed",
     "coralreef_node_fallback": lambda report: report.fallback,

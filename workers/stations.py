@@ -62,7 +62,7 @@ class Stations:
         runtime.device.fill(
             Station(
                 node=self.seat.node,
-                device=self.seat.device.name,
+                device=self.seat.keeper.served_by(),
                 pool=pool,
                 database=self.database,
                 ledger=self.ledger,

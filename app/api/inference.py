@@ -102,7 +102,10 @@ class _Labels(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def infer(call: Call) -> InferenceAnswer:
-    """Run a model over tensors, up to 256 inputs and 8 MiB in one request."""
+    """Run a model over tensors, up to 256 inputs and 8 MiB in one request.
+
+    `device` of the answer is what computed it: `usb:0`, or `cpu (in place of usb:0)` while that is out of use.
+    """
     body: InferenceRequest = call.body
     began = time.monotonic()
     sent = InferenceInputs(tensors=body.inputs)
@@ -111,7 +114,10 @@ def infer(call: Call) -> InferenceAnswer:
 
 
 def label(call: Call) -> LabelsAnswer:
-    """Label pictures with a classifier: JPEG, PNG, WebP, BMP or GIF, up to 32 and 8 MiB in one request."""
+    """Label pictures with a classifier: JPEG, PNG, WebP, BMP or GIF, up to 32 and 8 MiB in one request.
+
+    `device` of the answer is what computed it: `usb:0`, or `cpu (in place of usb:0)` while that is out of use.
+    """
     began = time.monotonic()
     job, sent = _read_pictures()
     made = answer(call.services, job, _Labels, _packed(sent))

@@ -31,7 +31,7 @@ class Queued(Event, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class Started(Event, frozen=True, kw_only=True, omit_defaults=False):
-    """A device took the run."""
+    """A device took the run. `device` is its name, or `cpu (in place of usb:0)` where the CPU does its work."""
 
     persona_id: str
     device: str

@@ -70,6 +70,7 @@ class PoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     queue: str
     streams: int
+    """Jobs that its devices can run at once now; those that serve nothing count for none."""
     running: int
     waiting: int
     waiting_max: int

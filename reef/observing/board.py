@@ -92,7 +92,7 @@ class Watchman:
     def _change(self, node: str, before: Row, now: Row) -> DeviceChange | None:
         if now["state"] in DOWN and before["state"] != now["state"]:
             self._away.add(node)
-            return "failed" if now["state"] == "failed" else "gone"
+            return "gone" if now["state"] == "missing" else "failed"
         if before["pid"] and now["pid"] and before["pid"] != now["pid"]:
             if now["state"] != "ready":
                 self._away.add(node)

@@ -23,8 +23,8 @@ from reef.placement.store import PlacementStore
 from reef.records.tables import devices as devices_table
 from reef.topology import Device, Pool, Topology
 
-DOWN = ("missing", "failed")
-"""States in which a device does nothing."""
+DOWN = ("missing", "failed", "quarantined")
+"""States in which a device serves nothing. One whose work the CPU does meanwhile is ready."""
 _REPORTED = [
     name
     for name in DeviceStatus.__struct_fields__
@@ -123,7 +123,7 @@ def _pool(pool: Pool, queue: Queue, found: Iterable[DeviceStatus]) -> PoolStatus
     return PoolStatus(
         name=pool.name,
         queue=pool.queue,
-        streams=sum(device.streams for device in devices),
+        streams=serving,
         running=queue.load.running,
         waiting=queue.load.queued,
         waiting_max=pool.limits.waiting_max,

@@ -5,16 +5,20 @@ queues.yaml gives a pool devices for good, a strategy gives out the others: only
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
+
+import sqlalchemy as sa
 
 from reef.contracts.jobs import JOBS
 from reef.personas.store import Persona
 from reef.placement.model import Place, model_route, persona_route
 from reef.placement.store import PlacementStore
 from reef.records.database import Database
-from reef.topology import CHAT_POOL, Pool, Topology
+from reef.records.tables import devices
+from reef.topology import CHAT_POOL, Device, Pool, Topology
 
 FRESH_S = 1.0
 """Counts of devices are read again when they are older."""
@@ -51,23 +55,45 @@ class Capacity:
         self._store = PlacementStore(database)
         self._read_at = -FRESH_S
         self._placed: Counter[str] = Counter()
+        self._left_alone: Counter[str] = Counter()
 
     def devices(self, pool: Pool) -> int:
         """Devices of this pool; one at least where a strategy may give it some."""
         if self._topology.allocation is None:
             return len(pool.devices)
-        now = self._clock()
-        if now - self._read_at >= FRESH_S:
-            places = self._store.all()
-            nodes = [device.node for device in self._topology.allocated]
-            self._placed = Counter(places[node].pool for node in nodes if node in places and takes_jobs(places[node]))
-            self._read_at = now
+        self._look()
         found = len(pool.devices) + self._placed[pool.name]
         return found or int(pool.name in given_out(self._topology))
 
     def streams(self, pool: Pool) -> int:
-        """Jobs that this pool can run at once."""
-        return pool.streams * self.devices(pool)
+        """Jobs that this pool can run at once, without devices that are left alone and that nothing stands in for."""
+        self._look()
+        return pool.streams * max(0, self.devices(pool) - self._left_alone[pool.name])
+
+    def _look(self) -> None:
+        now = self._clock()
+        if now - self._read_at < FRESH_S:
+            return
+        topology, places = self._topology, self._store.all()
+        given = {device: places[device.node] for device in topology.allocated if device.node in places}
+        taken = {device: place.pool for device, place in given.items() if takes_jobs(place)}
+        alone = self._out_of_use()
+        self._placed = Counter(taken.values())
+        self._left_alone = Counter(pool for device, pool in taken.items() if _known_as(device) in alone)
+        for pool in topology.pools.values():
+            if not pool.cpu_fallback:
+                self._left_alone[pool.name] += sum(_known_as(device) in alone for device in pool.devices)
+        self._read_at = now
+
+    def _out_of_use(self) -> set[tuple[str, str]]:
+        """Machine and name of the devices that are not opened again yet."""
+        query = sa.select(devices.c.host, devices.c.name).where(devices.c.quarantined_until > time.time())
+        with self._store.database.read() as connection:
+            return {(host.partition(".")[0], name) for host, name in connection.execute(query)}
+
+
+def _known_as(device: Device) -> tuple[str, str]:
+    return device.host or socket.gethostname().partition(".")[0], device.name
 
 
 def route_of(topology: Topology, persona: Persona) -> str | None:

@@ -117,3 +117,21 @@ def test_page_run_says_why_nothing_happens_until_it_goes_on(chat: ChatPage) -> N
     ]
     assert told[0][3] == note
     assert told[6][3] == note
+
+
+def test_page_words_of_a_device_that_is_out_of_use(chat: ChatPage) -> None:
+    """One whose work the CPU does serves, whatever its device waits for; one that nothing stands in for does not."""
+    fields = {"health": {}, "running": 0, "quarantined_until": 200, "last_fault": "It hung."}
+    told = chat.page.evaluate(
+        """async ([url, devices]) => {
+          const { dotState, isDown, noteWords, stateWords } = await import(url);
+          return devices.map((one) => [stateWords(one, 100), dotState(one, 100), isDown(one), noteWords(one, 100)]);
+        }""",
+        [
+            chat.script_url("reef/words.js"),
+            [fields | {"state": "ready", "fallback": True}, fields | {"state": "quarantined", "fallback": False}],
+        ],
+    )
+    assert told[0][:3] == ["On the CPU", "loading", False]
+    assert told[0][3].startswith("The CPU does its work. It hung. Next try at ")
+    assert told[1][:3] == ["Quarantined", "failed", True]

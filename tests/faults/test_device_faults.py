@@ -51,6 +51,7 @@ def test_the_cpu_answers_for_a_device_whose_library_crashes(start_reef: StartRee
         answered = chat.finish(chat.say("hello"))
     assert answered.final is not None
     assert answered.final["type"] == "done"
+    assert next(one["device"] for one in answered.events if one["type"] == "started") == "cpu (in place of usb:0)"
     edge_tpus.build(tmp_path, "broken_edge_tpu", "-DMENDED").replace(library)
     back = wait_for(reef, "chat-usb-0", lambda one: one.state == "ready" and not one.fallback)
     assert back.pid != told.pid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ from reef.settings import Settings
 from reef.topology import Topology, load_topology
 from tasks.dispatch import Dispatcher
 from tasks.rescue import Rescue
+from workers.devices.memory import DeviceMemory
 
 QUEUES = """
 version: 1
@@ -238,6 +240,28 @@ def test_a_pool_without_devices_of_its_own_is_open_where_the_strategy_serves_it(
     fresh = Capacity(bench.topology, bench.database)
     assert fresh.devices(bench.topology.pool("chat")) == 1 + 4 + 1
     assert fresh.streams(bench.topology.pool("chat")) == 12
+
+
+def test_a_device_that_is_left_alone_shortens_no_wait(bench: Bench) -> None:
+    """It counts again when it works, or where the CPU does its work; the one of that name elsewhere is another."""
+    own, name = socket.gethostname(), "usb:0"
+    text = "version: 1\npools:\n  chat: {queue: chat, devices: [cpu, 'usb:0', 'usb:0@beta'], streams: 2}\n"
+    path = bench.settings.data_dir / "left-alone.yaml"
+
+    def streams(text: str = text) -> int:
+        path.write_text(text, encoding="utf-8")
+        topology = load_topology(path)
+        return Capacity(topology, bench.database).streams(topology.pool("chat"))
+
+    memory = DeviceMemory(bench.database, own)
+    assert streams() == 6
+    memory.fault(name, "it hung", at=time.time(), quarantine=False)
+    assert streams() == 6
+    memory.fault(name, "it hung", at=time.time())
+    assert streams() == 4
+    assert streams(text.replace("streams: 2", "streams: 2, cpu_fallback: true")) == 6
+    memory.healthy(name)
+    assert streams() == 6
 
 
 def test_turns_carry_the_route_of_their_persona(bench: Bench) -> None:

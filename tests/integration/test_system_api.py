@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,21 @@ def test_status_tells_queues_and_what_hardware_tells(web: Web, stage: Stage) -> 
     assert (device["tokens_per_s"], device["last_fault"]) == (12.5, "It was pulled out.")
     assert device["health"] == {"temperature_c": 61.0}
     assert abs(status["at"] - time.time()) < 30
+
+
+def test_a_device_in_quarantine_serves_nothing(web: Web, stage: Stage) -> None:
+    """Its streams count neither in the status nor in the metrics; those of one that the CPU stands in for do."""
+    found = []
+    for fields in ({"state": "quarantined"}, {"state": "ready", "fallback": True}):
+        stage.report(streams=4, **fields)
+        with web.client() as client:
+            pools = client.get(f"{V1}/system/status").json()["pools"]
+            metrics = client.get("/metrics").text
+        pool = next(pool for pool in pools if pool["name"] == "chat")
+        figure = re.search(rf'^coralreef_node_streams{{node="{NODE}",pool="chat"}} (\S+)$', metrics, re.MULTILINE)
+        assert figure is not None
+        found.append((pool["streams"], float(figure[1])))
+    assert found == [(0, 0), (4, 4)]
 
 
 def test_a_device_of_a_pool_changes_its_model_not_its_pool(web: Web, stage: Stage) -> None:

@@ -149,6 +149,10 @@ class DeviceKeeper:
         with self._lock:
             return self._says
 
+    def served_by(self) -> str:
+        """What answers say did the work: this device, or the CPU where that stands in for it."""
+        return f"cpu (in place of {self.device.name})" if self.says().fallback else self.device.name
+
     def close(self) -> None:
         """The engine has let the device go, in good order."""
         self._closing.set()

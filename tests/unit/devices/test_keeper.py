@@ -156,6 +156,7 @@ def test_the_cpu_stands_in_until_the_device_works_again(settings: Settings, cloc
     says = kept.says()
     assert (says.fallback, says.last_fault, kind.opened) == (True, "It did not answer.", 2)
     assert says.note == "The CPU does the work of usb:0 until it works again: It did not answer."
+    assert kept.served_by() == "cpu (in place of usb:0)"
     clock.now += QUARANTINES_S[1] + 0.01
     wait_until(lambda: kind.opened == 3, "the next try")
     wait_until(lambda: row(settings).failures == 3, "its fault")

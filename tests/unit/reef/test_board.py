@@ -96,6 +96,7 @@ def test_only_what_differs_is_told() -> None:
         ([{}, {"state": "loading", "pid": 8}, {"pid": 8}], ["restarted", "back"]),
         ([{}, {"pid": 8}], ["restarted"]),
         ([{}, {"fallback": True}, {"fallback": True}], ["fallback"]),
+        ([{}, {"state": "quarantined", "last_fault": "it is hot"}, {}], ["failed", "back"]),
         ([{"state": "loading"}, {}], []),
         ([{"state": "missing"}, {"state": "loading"}, {}], []),
     ],

@@ -83,7 +83,7 @@ function factsOf(board) {
   const inferences = up.reduce((total, device) => total + device.inferences_per_s, 0);
   const strategy = { dedicated: "Dedicated", dynamic: "Dynamic", pipeline: "Pipeline" }[reef.strategy];
   return [
-    { term: "Devices", words: `${up.length} of ${all.length} serve`, aside: troubled ? `${troubled} in trouble` : `${up.filter(isBusy).length} busy`, trouble: troubled > 0 },
+    { term: "Devices", words: `${up.length} of ${all.length} serve`, aside: troubled ? `${troubled} in trouble` : `${up.filter(isBusy).length} busy`, trouble: up.length < all.length },
     { term: "Jobs", words: `${reef.runs.running} running`, aside: `${reef.runs.queued} waiting` },
     { term: "Given up", words: String(reef.runs.dead), aside: reef.runs.dead ? "Listed below" : "", trouble: reef.runs.dead > 0 },
     { term: "Speed", words: `${rate(tokens)} tokens/s`, aside: inferences ? `${rate(inferences)} inferences/s` : "" },

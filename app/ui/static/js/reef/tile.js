@@ -45,6 +45,7 @@ export class Tile {
     this.dot.dataset.state = dotState(device, now);
     this.button.classList.toggle("down", isDown(device));
     this.button.classList.toggle("troubled", inTrouble(device, now));
+    this.button.classList.toggle("limping", !isDown(device) && device.fallback);
     set(this.kind, [device.kind, device.simulated ? "" : device.host, device.tier === "pool" ? "" : device.tier].filter(Boolean).join(" · "));
     this.button.classList.toggle("simulated", device.simulated);
     set(this.model, shortModel(device.loading || device.model) || "no model");

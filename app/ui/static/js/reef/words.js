@@ -1,6 +1,6 @@
 // How devices, jobs and figures of the reef are told to a person.
 
-const STATES = { loading: "Loading", ready: "Ready", draining: "Finishing", failed: "Failed", missing: "Not running" };
+const STATES = { loading: "Loading", ready: "Ready", draining: "Finishing", failed: "Failed", quarantined: "Quarantined", missing: "Not running" };
 const TIERS = {
   pool: "",
   hot: "Hot: always loaded",
@@ -21,10 +21,12 @@ const TASKS = {
   "coralreef.embed.query": "Search",
   "coralreef.embed.texts": "Embed texts",
 };
-const DOWN = new Set(["failed", "missing"]);
+/** States in which a device serves nothing: those of reef/observing/overview.py. */
+const DOWN = new Set(["missing", "failed", "quarantined"]);
 
 export const isDown = (device) => DOWN.has(device.state);
-export const inQuarantine = (device, now) => device.quarantined_until > now;
+/** It is left alone and nothing serves in its place. */
+export const inQuarantine = (device, now) => !device.fallback && (device.state === "quarantined" || device.quarantined_until > now);
 export const inTrouble = (device, now) => isDown(device) || device.fallback || inQuarantine(device, now) || device.health.throttled === true;
 export const isBusy = (device) => !isDown(device) && device.running > 0;
 /** What was decided is not what the worker does yet. */
@@ -38,8 +40,8 @@ export const tierWords = (tier) => TIERS[tier] ?? tier;
 
 /** The state in one or two words: the most telling thing about a device. */
 export function stateWords(device, now) {
+  if (device.fallback && !isDown(device)) return "On the CPU";
   if (inQuarantine(device, now)) return "Quarantined";
-  if (device.fallback) return "On the CPU";
   if (device.state === "ready" && device.loading) return "Swapping";
   if (device.state === "ready" && device.running > 0) return "Busy";
   return STATES[device.state] ?? device.state;
@@ -92,9 +94,10 @@ export const clockTime = (unixS) => new Date(unixS * 1000).toLocaleTimeString([]
 
 /** What is wrong with a device or being done to it: one line, or nothing. */
 export function noteWords(device, now) {
-  if (inQuarantine(device, now)) return `${device.last_fault || "It failed again and again."} Next try at ${clockTime(device.quarantined_until)}.`;
+  const next = device.quarantined_until > now ? ` Next try at ${clockTime(device.quarantined_until)}.` : "";
+  if (device.fallback && !isDown(device)) return `The CPU does its work. ${device.last_fault}${next}`;
+  if (inQuarantine(device, now)) return `${device.last_fault || "It failed again and again."}${next}`;
   if (isDown(device)) return device.last_fault || sentence(device.note);
-  if (device.fallback) return `The CPU does its work. ${device.last_fault}`;
   if (device.loading) return `Loading ${shortModel(device.loading)}, ${Math.round(device.progress * 100)} %`;
   if (device.state === "loading") return `${Math.round(device.progress * 100)} %${device.note ? ` · ${device.note}` : ""}`;
   if (isMoving(device)) return device.place.pool && device.place.pool !== device.pool ? `On its way to ${device.place.pool}` : "Taking its new place";
