@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class ModelError(RuntimeError):
     """A model cannot be fetched or used."""
@@ -17,3 +19,11 @@ class Interrupted(ModelError):
 
 class ModelInUse(ModelError):
     """The model cannot be taken away now; the message says what uses it."""
+
+
+class Damaged(ModelError):
+    """A file that is no whole model. `what` says so without its path, for a file that is deleted at once."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(f"{path} {what}. Delete it and fetch it again.")
+        self.what = what

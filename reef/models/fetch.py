@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reef.models.catalogue import CatalogueEntry, Source
-from reef.models.errors import Interrupted, ModelError
+from reef.models.errors import Damaged, Interrupted, ModelError
 from reef.models.formats import SUFFIXES, read_facts
 from reef.models.packages import free_bytes, join_wheels
 from reef.ports import Progress
@@ -121,12 +121,24 @@ class Fetch:
                 f"{self.name} {origin} is not what it should be and was deleted: "
                 f"its SHA-256 is {found}, expected {self.expected or stated}."
             )
-        read_facts(part)
+        self._check(part, origin)
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(self.target)
         self.progress(1.0, self._checked(stated, found))
         return found
+
+    def _check(self, part: Path, origin: str) -> None:
+        """What is wrong is told of the model, not of the `.part` file that is deleted for it."""
+        try:
+            read_facts(part)
+        except Damaged as error:
+            raise ModelError(
+                f"{self.name} {origin} {error.what} and was deleted. Fetch it again; "
+                "if that ends the same, the file there is damaged."
+            ) from error
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(part), f"{self.name} {origin}")) from error
 
     def _checked(self, stated: str | None, found: str) -> str:
         if self.entry and self.entry.sha256 == self.expected:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from reef.models.errors import ModelError
+from reef.models.errors import Damaged, ModelError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -127,7 +127,7 @@ def read_head(path: Path, wanted: Callable[[str], bool] | None = None) -> GgufHe
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     except (struct.error, ValueError, KeyError, IndexError) as error:
-        raise ModelError(f"{path} is damaged or cut short ({error}). Delete it and fetch it again.") from error
+        raise Damaged(path, "is damaged or cut short") from error
 
 
 def _parse(path: Path, reader: Reader, wanted: Callable[[str], bool] | None) -> GgufHead:
@@ -147,7 +147,7 @@ def _parse(path: Path, reader: Reader, wanted: Callable[[str], bool] | None) -> 
     align = int(metadata.get("general.alignment", 32))
     needed = -(-reader.at // align) * align + end
     if tensors and needed > len(reader.data):
-        raise ModelError(f"{path} is cut short: {len(reader.data)} bytes of {needed}. Delete it and fetch it again.")
+        raise Damaged(path, f"is cut short: {len(reader.data)} bytes of {needed}")
     return GgufHead(metadata, types, parameters)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from reef.models.errors import ModelError
+from reef.models.errors import Damaged, ModelError
 
 IDENTIFIER = b"TFL3"
 """Stands at byte 4 of every such file."""
@@ -121,7 +121,7 @@ def read_tflite(path: Path) -> TfliteHead:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     except (struct.error, ValueError, IndexError) as error:
-        raise ModelError(f"{path} is damaged or cut short ({error}). Delete it and fetch it again.") from error
+        raise Damaged(path, "is damaged or cut short") from error
 
 
 def _parse(reader: _Reader) -> TfliteHead:

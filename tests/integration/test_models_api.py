@@ -171,6 +171,8 @@ def test_wrong_content_fails_and_changes_nothing(
     assert load(http, "bad-one", server, sha256=sha256).status_code == 202
     found = becomes(http, "bad-one", "FAILED")
     assert says in found["error"]
+    assert ".part" not in found["error"], "of a file that is gone"
+    assert "unpack" not in found["error"]
     assert not list((reef.data_dir / "models").glob("*bad-one.*tflite*"))
     assert place_of(reef) == before
     assert http.delete(f"{MODELS}/bad-one").status_code == 204, "the memory of a failure can be wiped out"
