@@ -92,6 +92,10 @@ class ModelDesk:
             raise Refusal(409, "being_fetched", "Being fetched", f"{name} is being fetched; stop that run first.")
         self.keeping.remove(name)
 
+    def pin(self, name: str, *, pinned: bool) -> None:
+        """Keep a model on the disk whatever else needs room, or no longer. Raises ModelMissing."""
+        self.keeping.registry.pin(name, pinned)
+
     def _check_name(self, model: str) -> None:
         if "/" in model or model.endswith(SUFFIXES):
             detail = "Over the API a model is a name. `coral-reef models import FILE` makes a file of this machine one."

@@ -37,4 +37,13 @@ MODEL_ROUTES: tuple[Route, ...] = (
         errors=(404, 409),
         tag="system",
     ),
+    Route(
+        method="POST",
+        path=f"{MODELS}/{{name}}/pin",
+        handler=models.pin,
+        body=models.PinRequest,
+        answers={204: None},
+        errors=(404, 422),
+        tag="system",
+    ),
 )

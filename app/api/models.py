@@ -38,6 +38,12 @@ class UnloadRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     nodes: Nodes = []
 
 
+class PinRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether a model stays on the disk whatever else needs room."""
+
+    pinned: bool
+
+
 def list_all(call: Call) -> ModelsView:
     """Every model: format, size, licence, state, and in which device's memory it is."""
     return call.services.models.overview()
@@ -63,4 +69,11 @@ def unload(call: Call) -> Answer:
 def remove(call: Call, name: str) -> Answer:
     """Take a model from the disk. Refused while it is loaded, pinned, named in queues.yaml or being fetched."""
     call.services.models.remove(name)
+    return Answer(status=204)
+
+
+def pin(call: Call, name: str) -> Answer:
+    """Keep a model on the disk whatever else needs room, or no longer. Twice is as good as once."""
+    body: PinRequest = call.body
+    call.services.models.pin(name, pinned=body.pinned)
     return Answer(status=204)

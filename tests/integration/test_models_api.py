@@ -149,7 +149,12 @@ def test_a_model_is_fetched_checked_placed_and_let_go(reef: Reef, http: httpx.Cl
     assert http.post(f"{MODELS}/unload", json=unload).json()["nodes"] == [NODE]
     assert http.post(f"{MODELS}/unload", json=unload).json()["nodes"] == []
     assert place_of(reef).model == ""
+    assert http.post(f"{MODELS}/sees-fish/pin", json={"pinned": True}).status_code == 204
+    assert view(http, "sees-fish")["pinned"]
+    assert http.delete(f"{MODELS}/sees-fish").status_code == 409
+    assert http.post(f"{MODELS}/sees-fish/pin", json={"pinned": False}).status_code == 204
     assert http.delete(f"{MODELS}/sees-fish").status_code == 204
+    assert http.post(f"{MODELS}/sees-fish/pin", json={"pinned": True}).status_code == 404
     assert view(http, "sees-fish") == {}
     assert http.delete(f"{MODELS}/sees-fish").status_code == 404
 
