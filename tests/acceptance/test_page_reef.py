@@ -30,6 +30,36 @@ pools:
 LONG = "word " * 150
 """The simulated device writes for ten seconds about this."""
 
+ERROR = "cut from https://example.org/a/" + "0123456789" * 20 + " is damaged or cut short and was deleted."
+PLAIN = {"where": [], "error": "", "note": "", "size_bytes": 0, "pinned": False, "stays": "", "used_at": None}
+MODELS = [
+    {"name": "mine", "format": "gguf", "state": "CACHED", "size_bytes": 98_400_000, "used_at": 1.0},
+    {
+        "name": "busy",
+        "format": "gguf",
+        "state": "READY",
+        "where": ["chat-simulated-0"],
+        "used_at": 1.0,
+        "stays": "it is",
+    },
+    {"name": "sees", "format": "tflite", "state": "CACHED", "used_at": 1.0, "pinned": True, "stays": "is pinned"},
+    {"name": "cut", "format": "gguf", "state": "FAILED", "error": ERROR},
+]
+
+
+def with_models(page: Page) -> Page:
+    """Let the page be told these models; what it wants done with them is refused."""
+
+    def answer(route: Route) -> None:
+        if route.request.method == "GET":
+            route.fulfill(json={"models": [PLAIN | one for one in MODELS], "cache": {}})
+        else:
+            route.fulfill(status=409, json={"detail": f"{route.request.method} is refused."})
+
+    page.route("**/api/v1/system/models", answer)
+    page.route("**/api/v1/system/models/**", answer)
+    return page
+
 
 @pytest.fixture(scope="module")
 def reef(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reef]:
@@ -150,31 +180,6 @@ def test_page_reef_cancels_a_running_job(seen: ReefPage) -> None:
     expect(seen.toasts).to_be_in_viewport(ratio=1)
 
 
-def test_page_reef_shows_what_went_wrong_where_one_looks(seen: ReefPage, console: Console) -> None:
-    """A refused load is read at the foot of the window, moves nothing, stays until Escape, and is said once."""
-    console.allow("404")
-    page, row = seen.page, seen.page.locator("#model-rows tr", has_text="gemma-3-4b-instruct")
-    load = row.get_by_role("button", name="Load gemma-3-4b-instruct", exact=True)
-    load.scroll_into_view_if_needed()
-    place = load.bounding_box()
-    page.route("**/models/load", lambda route: route.fulfill(status=404, json={"detail": "No such thing."}))
-    load.click()
-    seen.confirm("Load")
-    expect(seen.toasts).to_have_text("No such thing.")
-    expect(seen.toasts).to_be_in_viewport(ratio=1)
-    expect(seen.aloud).to_have_text("No such thing.")
-    assert load.bounding_box() == place
-    seen.toasts.get_by_role("button", name="Close this message").focus()
-    page.keyboard.press("Enter")
-    expect(seen.toasts).to_have_count(0)
-    expect(load).to_be_focused()
-    load.click()
-    seen.confirm("Load")
-    expect(seen.toasts).to_have_count(1)
-    page.keyboard.press("Escape")
-    expect(seen.toasts).to_have_count(0)
-
-
 def test_page_reef_tries_a_dead_job_again_and_discards_it(seen: ReefPage) -> None:
     """It is listed with its reason; tried again it runs (and fails) again; discarded it is gone for good."""
     run_id = seen.say("!fail")
@@ -195,6 +200,61 @@ def test_page_reef_tries_a_dead_job_again_and_discards_it(seen: ReefPage) -> Non
     expect(seen.page.locator("#jobs-dead-none")).to_have_text("Nothing was given up.")
     with seen.reef.client() as client:
         assert client.get(f"/api/v1/runs/{run_id}").status_code == 404
+
+
+def test_page_reef_offers_what_can_be_done_with_a_model(page: Page, reef: Reef, console: Console) -> None:
+    """Only pools that can take it, only models that may go. What is refused is read where one looks: in the dialog,
+    or at the foot of the window, where it moves nothing and stays until it is closed."""
+    console.allow("409")
+    seen = ReefPage(with_models(page), reef).open()
+    expect(page.locator("#model-rows tr").first).to_contain_text("98.4 MB")
+    offered = [button.get_attribute("aria-label") for button in page.locator("#model-rows button:visible").all()]
+    assert [str(one) for one in offered] == [
+        "Load mine", "Pin mine", "Remove mine", "Load busy", "Unload busy", "Pin busy", "Unpin sees", "Fetch again cut",
+        "Remove cut",
+    ]  # fmt: skip
+    page.get_by_role("button", name="Load mine").click()
+    dialog = page.locator("#model-dialog")
+    expect(dialog.get_by_label("Pool")).to_be_focused()
+    expect(dialog.get_by_label("Pool").locator("option")).to_have_text(["chat"])
+    dialog.get_by_role("button", name="Load", exact=True).click()
+    expect(dialog.get_by_role("alert")).to_have_text("POST is refused.")
+    page.keyboard.press("Escape")
+    pin = page.get_by_role("button", name="Pin mine", exact=True)
+    place = pin.bounding_box()
+    pin.click()
+    expect(seen.toasts).to_have_text("POST is refused.")
+    expect(seen.toasts).to_be_in_viewport(ratio=1)
+    expect(seen.aloud).to_have_text("POST is refused.")
+    assert pin.bounding_box() == place
+    assert_sound(page)
+    seen.toasts.get_by_role("button", name="Close this message").press("Enter")
+    expect(pin).to_be_focused()
+    page.get_by_role("button", name="Remove cut").click()
+    seen.confirm("Remove")
+    expect(seen.toasts).to_have_text("DELETE is refused.")
+    page.keyboard.press("Escape")
+    expect(seen.toasts).to_have_count(0)
+
+
+def test_page_reef_fetches_a_model_from_an_address(page: Page, reef: Reef) -> None:
+    """It is called as its file until another name is given; its pool follows its format; the answer is shown."""
+    seen = ReefPage(with_models(page), reef).open()
+    sent: list[Any] = []
+
+    def take(route: Route) -> None:
+        sent.append(route.request.post_data_json)
+        route.fulfill(status=202, json={"note": "big.q4 is fetched first"})
+
+    page.route("**/models/load", take)
+    page.get_by_role("button", name="Fetch a model").click()
+    dialog, source = page.locator("#model-dialog"), "https://example.org/x/Big.Q4.gguf?download=true"
+    dialog.get_by_label("Address").fill("https://example.org/x/Sees.tflite")
+    expect(dialog).to_contain_text("No pool with a device can take a model of this format.")
+    dialog.get_by_label("Address").fill(source)
+    dialog.get_by_role("button", name="Fetch and load").click()
+    expect(seen.toasts).to_have_text("big.q4 is fetched first.")
+    assert sent == [{"model": "big.q4", "pool": "chat", "source": source, "sha256": ""}]
 
 
 def test_page_reef_tells_a_fault_and_its_end(seen: ReefPage) -> None:
@@ -270,8 +330,9 @@ def test_page_reef_is_legible_and_named(
 ) -> None:
     """Names, order of headings, contrast and targets hold, tiles small and large; nothing is wider than the screen."""
     console.allow("404")
-    seen = ReefPage(new_context(**options).new_page(), reef).open()
-    page = seen.page
+    page = with_models(new_context(**options).new_page())
+    seen = ReefPage(page, reef).open()
+    page.wait_for_selector("#model-rows tr")
     expect(page.locator("#freshness")).to_contain_text("Live")
     assert_sound(page)
     page.get_by_label("Size of the tiles").select_option("compact")
@@ -279,6 +340,10 @@ def test_page_reef_is_legible_and_named(
     assert_sound(page)
     assert page.evaluate("pageChecks.smallTargets()") == []
     assert page.evaluate("document.documentElement.scrollWidth") <= page.evaluate("innerWidth")
+    wider = "[...document.querySelectorAll('.table')].filter((one) => one.scrollWidth > one.clientWidth)"
+    assert page.evaluate(f"{wider}.length") == 0, "a table cuts something off"
+    squeezed = "[...document.querySelectorAll('#model-rows th')].filter((one) => one.clientHeight > 80)"
+    assert page.evaluate(f"{squeezed}.length") == 0, "an error takes the other columns' room"
     seen.tiles.first.click()
     assert_sound(page)
 

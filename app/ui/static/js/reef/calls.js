@@ -17,5 +17,8 @@ export const place = (node, pool, model) => call("POST", `${V1}/devices/${id(nod
 export const takeBack = (node) => call("DELETE", `${V1}/devices/${id(node)}/place`);
 
 export const models = () => call("GET", `${V1}/models`).then((answer) => answer.models);
-export const load = (model, pool) => call("POST", `${V1}/models/load`, { model, pool }, {}, LOAD_WITHIN_MS);
+/** `from`: {source, sha256} of a model that is neither here nor in the catalogue. */
+export const load = (model, pool, from = {}) => call("POST", `${V1}/models/load`, { model, pool, ...from }, {}, LOAD_WITHIN_MS);
 export const unload = (model, pool) => call("POST", `${V1}/models/unload`, { model, pool }, {}, LOAD_WITHIN_MS);
+export const pin = (model, pinned) => call("POST", `${V1}/models/${id(model)}/pin`, { pinned });
+export const removeModel = (model) => call("DELETE", `${V1}/models/${id(model)}`);

@@ -3,6 +3,9 @@
 import { arrange, byId, h } from "../dom.js";
 import { isDown, span } from "./words.js";
 
+/** Of the columns; a phone shows them beside each figure. */
+const TITLES = { oldest: "Oldest", wait: "New job waits", running: "Running", devices: "Devices" };
+
 export class Queues {
   constructor(board) {
     this.board = board;
@@ -23,11 +26,11 @@ export class Queues {
   #row(pool) {
     let row = this.rows.get(pool.name);
     if (!row) {
-      row = Object.fromEntries(["oldest", "wait", "running", "devices"].map((name) => [name, h("td", { class: name })]));
+      row = Object.fromEntries(Object.entries(TITLES).map(([name, title]) => [name, h("td", { role: "cell", class: name, dataset: { title } })]));
       row.count = h("span", {});
       row.bar = h("span", { class: "load", "aria-hidden": "true" }, h("i", {}));
       row.wait.title = "An estimate from the last jobs; – while nothing was measured";
-      row.element = h("tr", {}, h("th", { scope: "row" }, pool.name), h("td", { class: "waiting" }, row.count, row.bar), row.oldest, row.wait, row.running, row.devices);
+      row.element = h("tr", { role: "row" }, h("th", { role: "rowheader", scope: "row" }, pool.name), h("td", { role: "cell", class: "waiting", dataset: { title: "Waiting" } }, row.count, row.bar), row.oldest, row.wait, row.running, row.devices);
       this.rows.set(pool.name, row);
     }
     const devices = this.board.devicesOf(pool.name);
