@@ -148,6 +148,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     persona_name: str = ""
     documents: int = 0
     """Files that it works on."""
+    model: str = ""
+    """That it fetches or runs, where the job names one."""
     route: str | None = None
     node: str | None = None
     attempts: int

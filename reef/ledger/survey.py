@@ -49,6 +49,7 @@ class _About(msgspec.Struct, frozen=True):
 
     persona_id: str | None = None
     document_ids: list[str] = []
+    model: str = ""
 
 
 def survey(ledger: Ledger, pools: Iterable[str]) -> dict[str, Queue]:
@@ -125,5 +126,9 @@ def _about(payload: str) -> _About:
 def _view(row: Mapping[str, Any], about: _About, names: Mapping[str, str]) -> JobView:
     persona = about.persona_id or ""
     return JobView(
-        **row, persona_id=persona, persona_name=names.get(persona, persona), documents=len(about.document_ids)
+        **row,
+        persona_id=persona,
+        persona_name=names.get(persona, persona),
+        documents=len(about.document_ids),
+        model=about.model,
     )

@@ -11,7 +11,9 @@ import pytest
 
 from reef import keys
 from reef.contracts.events import ModelNotice, encode
+from reef.contracts.jobs import FetchModelJob
 from reef.contracts.system import PoolSample, Sample
+from reef.ledger import NewJob
 from reef.observing import history
 from reef.placement.model import Place
 from reef.placement.store import PlacementStore
@@ -69,6 +71,16 @@ def test_jobs_are_listed_with_who_and_where(web: Web, stage: Stage) -> None:
     assert listed(web, "queued", pool="embed") == []
     with web.client() as client:
         assert client.get(f"{V1}/system/jobs", params={"state": "done"}).status_code == 400
+
+
+def test_a_job_says_which_model_it_fetches(web: Web, stage: Stage) -> None:
+    """Both in the list and where one job is answered."""
+    new = NewJob(job=FetchModelJob(model="some-model"), deadline_s=60.0, attempts_max=1)
+    with stage.database.write() as connection:
+        run_id = stage.ledger.submit(connection, new, waiting_max=100, streams=1).id
+    assert [(job["id"], job["model"]) for job in listed(web, "queued")] == [(run_id, "some-model")]
+    with web.client() as client:
+        assert client.post(f"{V1}/system/jobs/{run_id}/cancel").json()["model"] == "some-model"
 
 
 def test_a_job_is_cancelled_by_the_operator(web: Web, stage: Stage) -> None:

@@ -2721,6 +2721,7 @@ class Job(_message.Message):
     STARTED_AT_FIELD_NUMBER: _builtins.int
     FINISHED_AT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     task: _builtins.str
     pool: _builtins.str
@@ -2739,6 +2740,7 @@ class Job(_message.Message):
     started_at: _builtins.float
     finished_at: _builtins.float
     error: _builtins.str
+    model: _builtins.str
     def __init__(
         self,
         *,
@@ -2760,10 +2762,11 @@ class Job(_message.Message):
         started_at: _builtins.float | None = ...,
         finished_at: _builtins.float | None = ...,
         error: _builtins.str | None = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_finished_at", b"_finished_at", "_node", b"_node", "_route", b"_route", "_session_id", b"_session_id", "_started_at", b"_started_at", "error", b"error", "finished_at", b"finished_at", "node", b"node", "route", b"route", "session_id", b"session_id", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_finished_at", b"_finished_at", "_node", b"_node", "_route", b"_route", "_session_id", b"_session_id", "_started_at", b"_started_at", "attempts", b"attempts", "attempts_max", b"attempts_max", "created_at", b"created_at", "documents", b"documents", "error", b"error", "finished_at", b"finished_at", "id", b"id", "node", b"node", "persona_id", b"persona_id", "persona_name", b"persona_name", "pool", b"pool", "route", b"route", "session_id", b"session_id", "session_title", b"session_title", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_finished_at", b"_finished_at", "_node", b"_node", "_route", b"_route", "_session_id", b"_session_id", "_started_at", b"_started_at", "attempts", b"attempts", "attempts_max", b"attempts_max", "created_at", b"created_at", "documents", b"documents", "error", b"error", "finished_at", b"finished_at", "id", b"id", "model", b"model", "node", b"node", "persona_id", b"persona_id", "persona_name", b"persona_name", "pool", b"pool", "route", b"route", "session_id", b"session_id", "session_title", b"session_title", "started_at", b"started_at", "state", b"state", "stop_requested", b"stop_requested", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
     _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015

@@ -147,7 +147,8 @@ class Row {
 }
 
 function jobWords(job) {
+  const model = job.model ? ` ${job.model}` : "";
   const whose = job.persona_name ? ` of ${job.persona_name}` : "";
   const files = job.documents ? `, ${plural(job.documents, "file")}` : "";
-  return `${taskWords(job.task)}${whose}${files}`;
+  return `${taskWords(job.task)}${model}${whose}${files}`;
 }

@@ -11,6 +11,7 @@ const TIERS = {
   reserve: "In reserve",
   stage: "One segment of a pipeline",
 };
+/** Of reef/contracts/jobs.py; a job that names a model says it after its word. */
 const TASKS = {
   "coralreef.chat.generate": "Reply",
   "coralreef.chat.complete": "Completion",
@@ -20,6 +21,8 @@ const TASKS = {
   "coralreef.embed.ground": "Look into documents",
   "coralreef.embed.query": "Search",
   "coralreef.embed.texts": "Embed texts",
+  "coralreef.media.infer": "Run",
+  "coralreef.maintenance.fetch_model": "Fetch",
 };
 /** States in which a device serves nothing: those of reef/observing/overview.py. */
 const DOWN = new Set(["missing", "failed", "quarantined"]);
