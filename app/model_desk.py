@@ -81,10 +81,10 @@ class ModelDesk:
         if pool not in self._topology.pools:
             raise Refusal(404, "unknown_pool", "Unknown pool", f"There is no pool {pool!r}.")
         devices = self.keeping.serving.nodes(pool, nodes)
-        changed = self.keeping.serving.unload(model, pool, list(devices))
+        changed = self.keeping.unload(model, pool, list(devices))
         if changed:
-            self.keeping.teller.tell(model, "CACHED", f"{model} leaves {', '.join(place.node for place in changed)}")
-        return Unloaded(model=model, nodes=[place.node for place in changed])
+            self.keeping.teller.tell(model, "CACHED", f"{model} leaves {', '.join(changed)}")
+        return Unloaded(model=model, nodes=changed)
 
     def remove(self, name: str) -> None:
         """Take a model from the disk. Raises ModelMissing, ModelInUse."""

@@ -60,7 +60,7 @@ def rules(topology: Topology) -> dict[Role, Rule]:
         "web": Rule(
             commands=f"{_CONNECTION} {_SEND} {_LISTEN} {_RUN_LOG} {_UPLOAD_LOG} {_SEE_NODES}",
             keys=(*queues, _BINDINGS, routes, *logs, seen_affinity, seen_nodes, seen_history),
-            channels=(*told, keys.session_channel("*"), keys.STOP_CHANNEL),
+            channels=(*told, keys.session_channel("*"), keys.STOP_CHANNEL, keys.UNLOAD_CHANNEL),
         ),
         "worker": Rule(
             commands=f"{_CONNECTION} {_SEND} {_LISTEN} {_CONSUME} {_RUN_LOG} {_UPLOAD_LOG} {_SEE_NODES} {_MOVE_HINTS}",
@@ -75,7 +75,7 @@ def rules(topology: Topology) -> dict[Role, Rule]:
                 keys.affinity("*"),
                 keys.NODES,
             ),
-            channels=(*told, keys.STOP_CHANNEL, *_CELERY),
+            channels=(*told, keys.STOP_CHANNEL, keys.UNLOAD_CHANNEL, *_CELERY),
         ),
         "sweeper": Rule(
             commands=f"{_CONNECTION} {_SEND} {_RUN_LOG} {_UPLOAD_LOG} {_SEE_NODES} {_MOVE_HINTS} hkeys hdel zrem",

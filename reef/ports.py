@@ -194,7 +194,18 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @runtime_checkable
-class InferenceEngine(Engine, Protocol):
+class Holder(Protocol):
+    """An engine that keeps model files in memory by itself, others than the one it was made for among them."""
+
+    def resident(self) -> list[str]:
+        """What is in memory, the one used last at the end: names as they were asked for, and names of files."""
+
+    def drop(self, model: str) -> bool:
+        """Let go what `resident` calls so, once nothing runs on it. False for what is not there, or is its own."""
+
+
+@runtime_checkable
+class InferenceEngine(Engine, Holder, Protocol):
     """Runs models of tensors on one device. Thread-safe: inputs of several callers take turns on the device."""
 
     def describe(self, model: str) -> ModelFacts:

@@ -16,7 +16,7 @@ import msgspec
 
 from reef.ledger.model import JobRecord
 from reef.placement.model import model_route
-from reef.ports import ChatEngine, Engine
+from reef.ports import ChatEngine, Engine, Holder
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class Mounted:
         """`name` is what the model was asked for by; `memory_bytes` what loading it took, 0 where that is unknown."""
         self.pool, self.name, self.engine, self.memory_bytes = pool, name, engine, memory_bytes
         self._chats = isinstance(engine, ChatEngine)
+        self._holds = isinstance(engine, Holder)
         self.users = 0
         """Jobs that run on it, and those that may come to."""
         self.wanted = True
@@ -47,6 +48,15 @@ class Mounted:
     def is_called(self, model: str) -> bool:
         """Whether this is that model."""
         return model in (self.name, self.engine.model)
+
+    def models(self) -> list[str]:
+        """What it holds in memory: its own model first, and what it loaded by itself."""
+        others = sorted(cast(Holder, self.engine).resident()) if self._holds else []
+        return [name for name in (self.engine.model, *others) if name]
+
+    def drop(self, model: str) -> bool:
+        """Let go a model that it loaded by itself. True where it did."""
+        return self._holds and cast(Holder, self.engine).drop(model)
 
     def work(self) -> Work:
         """What it did so far."""
@@ -75,7 +85,8 @@ class Rack:
         self.on_visit: Callable[[], None] = lambda: None
         """Called when a job comes, before it gets its engine."""
         self.on_change: Callable[[], None] = lambda: None
-        """Called when the last job has left an engine that is not wanted any more, and when one has been closed."""
+        """Called when the last job has left an engine that is not wanted any more, when one has been closed, and when
+        a job has left other models in memory than it found."""
         self._mounted: list[Mounted] = []
         self._serving: dict[str, Mounted] = {}
         self._past = Work()
@@ -167,9 +178,16 @@ class Rack:
         """Models of this pool in memory that are to stay, the one that serves first."""
         with self._lock:
             serving = self._serving.get(pool)
-            names = [serving.engine.model] if serving else []
-            names += [one.engine.model for one in self._mounted if one.pool == pool and one.wanted]
-        return tuple(dict.fromkeys(names))
+            there = [serving] if serving else []
+            there += [one for one in self._mounted if one.pool == pool and one.wanted]
+        return tuple(dict.fromkeys(name for one in there for name in one.models()))
+
+    def drop(self, model: str) -> bool:
+        """Let go a model that an engine loaded by itself. True where one did."""
+        with self._lock:
+            there = list(self._mounted)
+        dropped = [one.drop(model) for one in there]
+        return any(dropped)
 
     # --- jobs
 
@@ -187,10 +205,13 @@ class Rack:
             yield None
             return
         self.on_visit()
+        before = set(self.models(pool))
         try:
             yield visit
         finally:
             self._leave(visit.held)
+            if set(self.models(pool)) != before:
+                self.on_change()
 
     def choose(self, visit: Visit, pool: str, route: str | None) -> Engine:
         """The engine for a job; the others need not be held for it any longer."""

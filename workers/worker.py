@@ -94,6 +94,7 @@ class Worker:
         listeners = [
             Listener(self.client, keys.STOP_CHANNEL, leases.stop),
             Listener(self.client, keys.PLACEMENT_CHANNEL, lambda node: self._decided(node, follower)),
+            Listener(self.client, keys.UNLOAD_CHANNEL, lambda message: self._unload(message, follower)),
         ]
         gc.freeze()
         gc.enable()
@@ -129,7 +130,12 @@ class Worker:
         mounted = self.rack.mount(pool.name, model, engine, memory_bytes)
         self.rack.serve(mounted)
         self.heartbeat.change(
-            state="ready", engine=engine.name, model=engine.model, progress=1.0, note="", resident=(engine.model,)
+            state="ready",
+            engine=engine.name,
+            model=engine.model,
+            progress=1.0,
+            note="",
+            resident=self.rack.models(pool.name),
         )
         log.info("%s serves %s with %s, %d streams", self.seat.node, engine.model, engine.name, pool.streams)
         return mounted
@@ -148,6 +154,11 @@ class Worker:
     def _decided(self, node: str, follower: Follower) -> None:
         if node == self.seat.node:
             follower.look_soon()
+
+    def _unload(self, message: str, follower: Follower) -> None:
+        node, _, model = message.partition(" ")
+        if node == self.seat.node and self.rack.drop(model):
+            follower.look_soon()  # which tells what is in memory now
 
     def _celery_worker(self, app: Any, queues: tuple[str, ...]) -> Any:
         return app.Worker(

@@ -56,7 +56,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[str, ...] = ()
     """What it takes jobs for now; see reef.placement.model.Place."""
     resident: tuple[str, ...] = ()
-    """Models in memory, the one that serves among them."""
+    """Models in memory, the one that serves among them; of TFLite models the names of their files too."""
     loading: str = ""
     """Model that is being made ready beside the one that serves; `progress` and `note` are about it."""
     place_version: int = 0

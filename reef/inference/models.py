@@ -14,15 +14,14 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from reef.models.tflite import COMPILED, SEGMENT, asked_as
 from reef.ports import EngineError, EngineRefused
 
-COMPILED = "_edgetpu"
 CUSTOM_OPERATOR = b"edgetpu-custom-op"
 LABELS_BYTES_MAX = 4 << 20
 LISTED_MAX = 20
 """Names of models in an error message."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_SEGMENT = re.compile(r"_segment_(?P<number>\d+)_of_(?P<count>\d+)(_edgetpu)?$")
 
 FindModel = Callable[[str, bool], Path]
 """From a model's name, and whether an Edge TPU is to run it, to its file. Raises EngineRefused."""
@@ -57,7 +56,7 @@ def segment_files(folder: Path, name: str, count: int, *, compiled: bool) -> lis
     check_name(name)
     found: dict[int, Path] = {}
     for path in sorted(folder.glob(f"{name}_segment_*_of_{count}*.tflite")):
-        match = _SEGMENT.fullmatch(path.stem.removeprefix(name))
+        match = SEGMENT.fullmatch(path.stem.removeprefix(name))
         if match is None or int(match["count"]) != count or is_compiled(path) > compiled:
             continue
         # on an Edge TPU a part of which the compiler could make nothing has no compiled form
@@ -84,7 +83,7 @@ def check_name(name: str) -> None:
 def known_models(folder: Path) -> list[str]:
     """Names of the models that are in this folder, parts of pipelines left out."""
     stems = {path.stem for path in folder.glob("[!.]*.tflite")}
-    return sorted({stem.removesuffix(COMPILED) for stem in stems if not _SEGMENT.search(stem)})
+    return sorted({asked_as(stem) for stem in stems if not SEGMENT.search(stem)})
 
 
 def is_compiled(path: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import redis
@@ -18,6 +18,7 @@ from reef.models.registry import Registry
 from reef.models.serving import Serving, check_format, loaded_names, named, placed
 from reef.models.store import ModelFile, ModelStore
 from reef.models.telling import Teller
+from reef.models.tflite import asked_as
 from reef.nodes import read_reports
 from reef.placement.store import PlacementStore
 from reef.ports import Progress
@@ -64,10 +65,14 @@ class Keeping:
         loading = {part for report in reports.values() if report.loading for part in parts_of(report.loading)}
         return reasons(
             loaded=sorted({*loaded_names(reports), *loading}),
-            placed=sorted(placed(self.serving.places)),
+            placed=self._files_of(placed(self.serving.places)),
             pinned=pinned,
-            named=sorted(named(self.topology)),
+            named=self._files_of(named(self.topology)),
         )
+
+    def _files_of(self, names: set[str]) -> list[str]:
+        """These names, and those of the files that they may mean on one device or another."""
+        return sorted(names | {name for name in self.store.files() if asked_as(name) in names})
 
     def fetch(self, job: FetchModelJob, progress: Progress) -> ModelFile:
         """Bring every part of a model (`base+adapter`) here and check it. Raises ModelError."""
@@ -101,6 +106,18 @@ class Keeping:
         self.registry.forget(name)
         self.teller.tell(name, "REMOVED", f"{name} was removed: {size / 1e6:.0f} MB are free again")
         return size
+
+    def unload(self, model: str, pool: str, nodes: Sequence[str]) -> list[str]:
+        """Take a model out of the memory of these nodes, given by a place or loaded by itself; gives those that let go.
+
+        Raises ModelInUse where it is the pool's own.
+        """
+        if (asked := asked_as(model)) == self.topology.pool(pool).model:
+            model = asked
+        changed = [place.node for place in self.serving.unload(model, pool, nodes)]
+        reports = self.reports()
+        held = [node for node in nodes if node in reports and model in reports[node].resident and node not in changed]
+        return changed + self.serving.drop(model, held)
 
     def _fetch_part(self, name: str, source: str, sha256: str, progress: Progress) -> None:
         if not source and name not in self.store.catalogue:

@@ -96,6 +96,17 @@ class Serving:
 
         return self._decide(held, pool_name, change)
 
+    def drop(self, model: str, nodes: Sequence[str]) -> list[str]:
+        """Let these nodes' workers forget a model that no place gives them. Gives those that could be told."""
+        told = []
+        for node in nodes:
+            try:
+                if self._client.publish(keys.UNLOAD_CHANNEL, f"{node} {model}"):
+                    told.append(node)
+            except (redis.RedisError, OSError) as error:
+                log.warning("%s was not told to forget %s: the broker does not answer (%s)", node, model, error)
+        return told
+
     def keep_resident(self, node: str, pool_name: str, models: Sequence[str], reason: str) -> bool:
         """Have a node keep these models in memory beside the one that serves. True where that is a change."""
         place = self.places.get(node) or Place(node=node, pool=pool_name)

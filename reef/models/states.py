@@ -167,9 +167,18 @@ def _without_file(known: set[str], reports: Mapping[str, NodeReport]) -> list[Mo
         for name in {report.model, *report.resident} if report.state in ("ready", "draining") else ():
             if not name or set(parts_of(name)) <= known:
                 continue
-            form = report.kind if report.kind in ("remote", "simulated") else "gguf"
-            form = "encoder" if report.pool == EMBED_POOL and form == "gguf" else form
             before = found.get(name)
             where = [*(before.where if before else ()), report.node]
-            found[name] = ModelView(name=name, title=name, format=form, state="READY", where=where, progress=1.0)
+            found[name] = ModelView(
+                name=name, title=name, format=_form(report), state="READY", where=where, progress=1.0
+            )
     return list(found.values())
+
+
+def _form(report: NodeReport) -> str:
+    """What kind of model a device holds, as far as its report tells."""
+    if report.kind in ("remote", "simulated"):
+        return report.kind
+    if report.pool == EMBED_POOL:
+        return "encoder"
+    return "tflite" if report.engine == "tflite" else "gguf"

@@ -6,6 +6,7 @@ Plain Python over the FlatBuffers layout, as gguf.py is for its format: a web pr
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from reef.models.errors import Damaged, ModelError
 IDENTIFIER = b"TFL3"
 """Stands at byte 4 of every such file."""
 EDGE_TPU_OPERATOR = "edgetpu-custom-op"
+COMPILED = "_edgetpu"
+"""Ends the name of a file that edgetpu_compiler made."""
+SEGMENT = re.compile(r"_segment_(?P<number>\d+)_of_(?P<count>\d+)(_edgetpu)?$")
+"""Ends the name of a file that is a part of a pipeline."""
 ITEMS_MAX = 1 << 20
 """Longest vector believed: a broken length must not eat the memory."""
 
@@ -105,6 +110,11 @@ class _Reader:
     def text(self, table: int, number: int) -> str:
         first, length = self.vector(table, number, 1)
         return self.data[first : first + length].decode("utf-8", "replace")
+
+
+def asked_as(file_name: str) -> str:
+    """What the file of that name (without .tflite) is asked for by, alone or as a part of a pipeline."""
+    return SEGMENT.sub("", file_name).removesuffix(COMPILED)
 
 
 def read_tflite(path: Path) -> TfliteHead:

@@ -147,6 +147,35 @@ def test_queues_yaml_gives_a_device_once(tmp_path: Path) -> None:
         load_topology(path)
 
 
+def model_view(reef: Reef, name: str, *where: str) -> dict[str, Any]:
+    """The model in the list, once it is loaded there, or nowhere."""
+    deadline = time.monotonic() + 10
+    while True:
+        found: dict[str, Any] = next(one for one in reef.get("/api/v1/system/models")["models"] if one["name"] == name)
+        if set(where) <= set(found["where"]) and bool(where) == bool(found["where"]):
+            return found
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+
+
+def test_what_an_inference_loaded_is_told_kept_and_let_go(tpus: Devices) -> None:
+    """No place names the model: it is READY all the same, its file stays, and unloading takes it out of the memory."""
+    reef, _ = tpus
+    node = f"media-{run(reef, 'tiny', bytes(PICTURE_BYTES)).json()['device'].replace(':', '-')}"
+    found = model_view(reef, "tiny_edgetpu", node)
+    assert (found["state"], found["stays"]) == ("READY", "is in a device's memory")
+    with reef.client() as client:
+        refused = client.delete("/api/v1/system/models/tiny_edgetpu")
+        assert (refused.status_code, refused.json()["code"]) == (409, "in_use")
+        asked = {"model": "tiny_edgetpu", "pool": "media"}
+        left = client.post("/api/v1/system/models/unload", json=asked).json()["nodes"]
+        assert set(found["where"]) <= set(left)
+        found = model_view(reef, "tiny_edgetpu")
+        assert (found["state"], found["stays"]) == ("CACHED", "")
+        assert client.post("/api/v1/system/models/unload", json=asked).json()["nodes"] == []
+    assert run(reef, "tiny", bytes(PICTURE_BYTES)).status_code == 200, "it is loaded again"
+
+
 def test_many_inputs_come_back_in_order(tpus: Devices) -> None:
     """A request of many inputs is one job, and each output is its input's."""
     reef, _ = tpus

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from services import RedisServer
 
 from reef import keys
 from reef.contracts.events import ModelNotice, decode_announced
+from reef.contracts.nodes import NodeReport
 from reef.models import ModelError, ModelMissing
 from reef.models.errors import ModelInUse
 from reef.models.keeping import Keeping
@@ -144,6 +146,31 @@ def test_a_model_in_use_stays(keeping: Keeping) -> None:
     assert sorted(keeping.store.files()) == ["own", "pinned", "placed"]
     with pytest.raises(ModelMissing):
         keeping.remove("free")
+
+
+def test_what_workers_hold_without_a_place_stays_and_can_be_unloaded(keeping: Keeping) -> None:
+    """A file is loaded where its worker says so; the worker is told to forget it, and a place is not touched."""
+    put(keeping, "seen")
+    report = NodeReport(
+        node="chat-cpu", pool="chat", device="cpu", kind="cpu", host="h", pid=1, at=time.time(), state="ready",
+        engine="llama", model="own", resident=("own", "seen"),
+    )  # fmt: skip
+    keeping._client.hset(keys.NODES, report.node, msgspec.json.encode(report))
+    found = {view.name: view for view in overview(keeping, {}, 0).models}["seen"]
+    assert (found.state, found.where, found.stays) == ("READY", ["chat-cpu"], "is in a device's memory")
+    with pytest.raises(ModelInUse, match="in a device's memory"):
+        keeping.remove("seen")
+    nodes = ["chat-cpu", "chat-cpu.elsewhere"]
+    assert keeping.unload("seen", "chat", nodes) == [], "nobody hears it"
+    pubsub = keeping._client.pubsub(ignore_subscribe_messages=True)
+    pubsub.subscribe(keys.UNLOAD_CHANNEL)
+    pubsub.get_message(timeout=5)
+    assert keeping.unload("seen", "chat", nodes) == ["chat-cpu"]
+    assert pubsub.get_message(timeout=5)["data"] == b"chat-cpu seen"
+    pubsub.close()
+    assert keeping.serving.places.get("chat-cpu") is None
+    with pytest.raises(ModelInUse, match=r"that queues\.yaml gives"):
+        keeping.unload("own_edgetpu", "chat", nodes)
 
 
 # --- what is kept in memory on a guess

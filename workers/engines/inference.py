@@ -1,7 +1,8 @@
 """Models of a media pool on one device (reef.ports.InferenceEngine): kept loaded, run one input at a time, watched.
 
-A model is loaded when it is first asked for and stays until others need its place. What a model costs in memory is
-counted by its file; its working memory is about as much again.
+A model is loaded when it is first asked for and stays until others need its place or an operator unloads it; the one
+the engine was made for stays. What a model costs in memory is counted by its file; its working memory is about as much
+again.
 """
 
 from __future__ import annotations
@@ -90,8 +91,20 @@ class TfliteInference:
         return outputs
 
     def resident(self) -> list[str]:
-        """Models in memory, the one used last at the end."""
-        return [facts.name for _, facts in list(self._loaded.values())]
+        """See reef.ports.Holder."""
+        held = [(facts.name, identity.path.stem) for identity, (_, facts) in list(self._loaded.items())]
+        return list(dict.fromkeys(name for names in held for name in names))
+
+    def drop(self, model: str) -> bool:
+        """See reef.ports.Holder."""
+        with self._turn:
+            gone = [
+                known for known in self._loaded if model in self._names(known) and self.model not in self._names(known)
+            ]
+            for identity in gone:
+                del self._loaded[identity]
+                log.info("%s leaves the memory of %s: it was unloaded", identity.path.name, self._device.name)
+        return bool(gone)
 
     def steps(self) -> int:
         """Calls of the device so far, loading a model among them."""
@@ -135,9 +148,15 @@ class TfliteInference:
     def _make_room(self, new: Identity) -> None:
         for old in [known for known in self._loaded if known.path == new.path]:
             del self._loaded[old]
-        while self._loaded and (
+        others = [known for known in self._loaded if self.model not in self._names(known)]
+        while others and (
             len(self._loaded) >= self._models_max
             or sum(one.size_bytes for one in self._loaded) + new.size_bytes > self._bytes_max
         ):
-            gone, _ = self._loaded.popitem(last=False)
+            gone = others.pop(0)
+            del self._loaded[gone]
             log.info("%s leaves the memory of %s", gone.path.name, self._device.name)
+
+    def _names(self, identity: Identity) -> tuple[str, str]:
+        """What a loaded model was asked for by, and what its file is called."""
+        return self._loaded[identity][1].name, identity.path.stem

@@ -68,6 +68,14 @@ class SimulatedInference:
             outputs.append([np.frombuffer(digest[:CLASSES], np.uint8).reshape(OUTPUT.shape)])
         return outputs
 
+    def resident(self) -> list[str]:
+        """No file is behind any of its models."""
+        return []
+
+    def drop(self, model: str) -> bool:
+        """There is nothing to let go."""
+        return False
+
     def steps(self) -> int:
         """Calls so far."""
         return self._steps

@@ -80,6 +80,14 @@ class PipelineEngine:
         found = session.results(call, cancel)
         return [[tensors[spec.name] for spec in facts.outputs] for tensors in found]
 
+    def resident(self) -> list[str]:
+        """See reef.ports.Holder."""
+        return self._segment.resident()
+
+    def drop(self, model: str) -> bool:
+        """A segment belongs to the place of its device."""
+        return False
+
     def steps(self) -> int:
         """Calls of its own device and results of the last; looking for the others counts, it ends in bounded time."""
         session = self._session

@@ -70,6 +70,11 @@ class Segment:
         self._watchdog.timeout_s = self._hang_s
         progress(1.0, "")
 
+    def resident(self) -> list[str]:
+        """The name of its file, while it is loaded."""
+        loaded = self._loaded
+        return [loaded.path.stem] if loaded is not None else []
+
     def run(self, given: Tensors) -> Tensors:
         """What the segment makes of these tensors, which come by name. Raises EngineError."""
         with self._turn, self._watchdog.guard():
@@ -89,7 +94,7 @@ class Segment:
 
 
 class StageEngine:
-    """reef.ports.Engine of a later stage: it works by itself from `load` on."""
+    """reef.ports.Engine (and Holder) of a later stage: it works by itself from `load` on."""
 
     name = "tflite"
 
@@ -106,6 +111,14 @@ class StageEngine:
         self._meeting = Meeting(self._data_dir)
         self._door = self._meeting.listen(self._segment.place.node)
         threading.Thread(target=self._welcome, name="pipeline", daemon=True).start()
+
+    def resident(self) -> list[str]:
+        """See reef.ports.Holder."""
+        return self._segment.resident()
+
+    def drop(self, model: str) -> bool:
+        """A segment belongs to the place of its device."""
+        return False
 
     def steps(self) -> int:
         """Calls of the device so far."""

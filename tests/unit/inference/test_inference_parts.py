@@ -18,6 +18,7 @@ from reef.contracts.jobs import InputTensor
 from reef.inference.models import find_in, known_models, labels_of, model_file
 from reef.inference.pictures import as_input, best_labels, check_classifier
 from reef.inference.tensors import read_inputs, write_outputs
+from reef.models.tflite import asked_as
 from reef.ports import Cancelled, EngineError, EngineRefused, ModelFacts, TensorSpec
 from reef.topology import Device
 from workers.engines.inference import TfliteInference
@@ -48,6 +49,11 @@ def test_a_name_means_the_file_that_fits_the_device(tmp_path: Path) -> None:
     tiny_tflite.compiled(tmp_path / "only_edgetpu.tflite")
     tiny_tflite.segments(tmp_path, "cut")
     assert known_models(tmp_path) == ["both", "only"]
+    assert [asked_as(name) for name in ("both", "both_edgetpu", "cut_segment_0_of_3_edgetpu")] == [
+        "both",
+        "both",
+        "cut",
+    ]
     assert model_file(tmp_path, "both", compiled=False).name == "both.tflite"
     assert model_file(tmp_path, "both", compiled=True).name == "both_edgetpu.tflite"
     with pytest.raises(EngineRefused, match=r"only_edgetpu.tflite is compiled for an Edge TPU .* put only.tflite"):
@@ -166,6 +172,14 @@ def test_models_stay_loaded_within_bounds(tmp_path: Path, make_engine: MakeEngin
     assert engine.describe("c").inputs[0].shape == (1, 8)
     assert engine.resident() == ["a", "c"]
     engine.close()
+    pools_own = make_engine("a", models_max=2)
+    pools_own.load(lambda share, note: None)
+    for name in ("b", "c"):
+        pools_own.describe(name)
+    assert pools_own.resident() == ["a", "c"], "what the pool was given stays"
+    assert (pools_own.drop("c"), pools_own.drop("c"), pools_own.drop("a")) == (True, False, False)
+    assert pools_own.resident() == ["a"]
+    pools_own.close()
     small = make_engine(bytes_max=(tmp_path / "a.tflite").stat().st_size + 100)
     small.load(lambda share, note: None)
     small.describe("a")

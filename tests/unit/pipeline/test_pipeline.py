@@ -44,6 +44,7 @@ def test_segments_make_what_the_whole_makes(tmp_path: Path, cuts: Sequence[int])
         facts = engine.describe("chain")
         assert [spec.name for spec in facts.inputs] == ["t0"]
         assert [spec.name for spec in facts.outputs] == ["sum"]
+        assert engine.resident() == [f"chain_segment_0_of_{len(cuts) - 1}"]
         found = engine.infer("chain", given, threading.Event())
         assert engine.steps() >= 2 * len(given)
     for made, expected in zip(found, whole(tmp_path, given), strict=True):

@@ -39,7 +39,7 @@ export class ModelDialog {
       words: () => `Devices of ${pool.value} that serve it go back to the pool’s own model. It stays on the disk.`,
       yes: "Unload",
       send: () => calls.unload(name, pool.value),
-      told: ({ nodes }) => (nodes.length ? `${name} leaves ${nodes.join(", ")}.` : `No device of ${pool.value} was to have ${name}.`),
+      told: ({ nodes }) => (nodes.length ? `${name} leaves ${nodes.join(", ")}.` : `No device of ${pool.value} holds ${name}.`),
     });
   }
 
