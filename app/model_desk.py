@@ -123,7 +123,7 @@ class ModelDesk:
         absent = [name for name in parts if name not in files]
         for name in absent:
             if name not in store.catalogue and not (source and name == parts[-1]):
-                raise ModelMissing(store.unknown(name))
+                raise ModelMissing(f"{store.unknown(name)} {self._advice(name)}")
         if absent:
             return False
         facts = store.facts(files[base])
@@ -131,6 +131,12 @@ class ModelDesk:
         for name in parts[1:]:
             store.facts(files[name])
         return not sha256 or store.known_sha256(files[parts[-1]]) == sha256
+
+    def _advice(self, name: str) -> str:
+        """What to do about a name that nobody can fetch by itself."""
+        if name in self.keeping.store.parts.all():
+            return "Give its address as `source`, and the rest is fetched; or remove it."
+        return "GET /api/v1/system/models lists all; any other is fetched from the address that you give as `source`."
 
     def _place(self, model: str, pool: str, nodes: list[str], note: str) -> Loading:
         self.keeping.serving.load(model, pool, nodes)

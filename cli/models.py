@@ -15,6 +15,7 @@ from cli.show import Show, plain_console, size, table
 from reef.contracts.jobs import ChatJob
 from reef.models import ModelError, ModelFile, ModelMissing, ModelStore
 from reef.models.adapters import split_name
+from reef.models.parts import Arrived
 from reef.settings import Settings
 from reef.topology import Pool
 
@@ -30,7 +31,10 @@ def models() -> None:
 @models.command("list")
 @data_dir_option
 def list_models(data_dir: object) -> None:
-    """List the catalogue and your own files. READY: in a device's memory; CACHED: on disk."""
+    """List the catalogue and your own files.
+
+    READY: in a device's memory; CACHED: on disk; PARTIAL: the beginning is on disk, `models pull` goes on with it.
+    """
     local = LocalModels(settings_with(data_dir=data_dir))
     rows = table("name", "title", "format", ">size", "licence", "state", "")
     running = local.states()
@@ -87,7 +91,10 @@ def import_file(file: Path, name: str, sha256: str, link: bool, data_dir: object
 @click.argument("name")
 @data_dir_option
 def remove(name: str, data_dir: object) -> None:
-    """Take a model from the disk. Refused while it is loaded, pinned or named in queues.yaml."""
+    """Take a model from the disk, or the beginning of one.
+
+    Refused while it is loaded, pinned, named in queues.yaml or being fetched.
+    """
     LocalModels(settings_with(data_dir=data_dir)).remove(name)
     click.echo(f"{name} is removed.")
 
@@ -185,9 +192,8 @@ def _pull(local: LocalModels, name: str, show: Show, *, url: str = "", sha256: s
 
 def _tell_removed(local: LocalModels, show: Show) -> None:
     for one in local.removed:
-        show.line(
-            f"  {one.name} ({size(one.size_bytes)}) was removed: room was needed, it was unused for the longest time"
-        )
+        why = "nobody fetched the rest" if one.partial else "it was unused for the longest time"
+        show.line(f"  {one.name} ({size(one.size_bytes)}) was removed: room was needed, {why}")
 
 
 def _title(store: ModelStore, name: str, otherwise: str) -> str:
@@ -211,9 +217,11 @@ def _rows_of(store: ModelStore, states: list[dict[str, Any]]) -> list[tuple[str,
 
 def _rows_alone(local: LocalModels) -> list[tuple[str, ...]]:
     """As the disk tells it; nothing is in memory."""
-    records = local.records()
+    records, parts = local.records(), local.store.parts.all()
     rows: list[tuple[str, ...]] = []
     for state in local.store.list():
+        if state.path is None and state.name in parts:
+            continue
         entry, record = state.entry, records.get(state.name)
         title = _title(local.store, state.name, "your own file")
         form: str = entry.format if entry else ""
@@ -228,4 +236,14 @@ def _rows_alone(local: LocalModels) -> list[tuple[str, ...]]:
                 here, note = "FAILED", str(error)
         pinned = " (pinned)" if record and record.pinned else ""
         rows.append((state.name, title, form, size(state.size_bytes), licence, here, note + pinned))
-    return rows
+    return rows + [_row_begun(local, name, part) for name, part in parts.items() if name not in local.store.files()]
+
+
+def _row_begun(local: LocalModels, name: str, part: Arrived) -> tuple[str, ...]:
+    """A model of which only the beginning is here."""
+    entry = local.store.catalogue.get(name)
+    whole = part.size_bytes or (entry.size_shown_bytes if entry else 0)
+    note = f"of {size(whole)}" if whole else ""
+    state = "LOADING" if part.busy else "PARTIAL"
+    title, licence = (entry.title, entry.licence) if entry else ("your own file", "")
+    return name, title, part.suffix[1:], size(part.have_bytes), licence, state, note

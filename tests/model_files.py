@@ -42,6 +42,7 @@ class BadServer:
     def __init__(self) -> None:
         self.body = b""
         self.etag: str | None = '"one"'
+        self.last_modified: str | None = None
         self.cut_after: list[int] = []
         """For each of the next answers: break the connection after that many bytes of its body."""
         self.ignore_range = False
@@ -74,7 +75,7 @@ class BadServer:
             handler.end_headers()
             return
         start = 0
-        if wanted and not self.ignore_range and handler.headers.get("If-Range") == self.etag:
+        if wanted and not self.ignore_range and handler.headers.get("If-Range") in (self.etag, self.last_modified):
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
         body = self.body[start:]
         handler.send_response(206 if start else 200)
@@ -82,6 +83,8 @@ class BadServer:
             handler.send_header("Content-Range", f"bytes {start}-{len(self.body) - 1}/{len(self.body)}")
         if self.etag:
             handler.send_header("ETag", self.etag)
+        if self.last_modified:
+            handler.send_header("Last-Modified", self.last_modified)
         for name, value in self.headers.items():
             handler.send_header(name, value)
         handler.send_header("Content-Length", str(len(body)))

@@ -224,7 +224,7 @@ class ModelNotice(Event, frozen=True, kw_only=True, tag="model"):
     fetched to the disk, else the worker that loads it, answers with it, or could not."""
 
     name: str
-    state: Literal["READY", "CACHED", "LOADING", "FAILED", "REMOVED"]
+    state: Literal["READY", "CACHED", "LOADING", "PARTIAL", "FAILED", "REMOVED"]
     node: str = ""
     progress: float = 0.0
     """Share of the fetching, 0..1."""

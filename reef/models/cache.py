@@ -1,4 +1,5 @@
-"""The models on disk as a cache of limited size: what was not used for the longest time goes first.
+"""The models on disk as a cache of limited size: beginnings of models that nobody fetches any more go first, then what
+was not used for the longest time.
 
 Never goes: what a device has in memory or should load, what is pinned, what queues.yaml or a setting names.
 """
@@ -19,10 +20,11 @@ log = logging.getLogger(__name__)
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """A model that had to go."""
+    """A model that had to go, or what had come of one."""
 
     name: str
     size_bytes: int
+    partial: bool = False
 
 
 class ModelCache:
@@ -55,25 +57,36 @@ class ModelCache:
         Raises ModelError with what keeps the others.
         """
         sizes = {name: path.stat().st_size for name, path in self.store.files().items()}
-        short = self._short(more_bytes, sum(sizes.values()))
+        parts = self.store.parts.all()
+        held = sum(sizes.values()) + sum(part.have_bytes for part in parts.values())
+        short = self._short(more_bytes, held)
         if short <= 0:
             return []
+        begun = [name for name in sorted(parts, key=lambda name: parts[name].begun_at) if not parts[name].busy]
         oldest_first = sorted(set(sizes) - set(kept), key=lambda name: (used_at.get(name, 0.0), name))
-        chosen: list[str] = []
-        while oldest_first and sum(sizes[name] for name in chosen) < short:
-            chosen.append(oldest_first.pop(0))
-        if sum(sizes[name] for name in chosen) < short:
+        going = [Removed(name, parts[name].have_bytes, partial=True) for name in begun if name not in kept]
+        going += [Removed(name, sizes[name]) for name in oldest_first]
+        chosen: list[Removed] = []
+        while going and sum(one.size_bytes for one in chosen) < short:
+            chosen.append(going.pop(0))
+        if sum(one.size_bytes for one in chosen) < short:
             raise ModelError(self._refusal(more_bytes, sizes, kept))
-        return [self._remove(name) for name in chosen]
+        return [self._remove(one) for one in chosen]
 
     def _short(self, more_bytes: int, held_bytes: int) -> int:
         of_limit = held_bytes + more_bytes - self.limit_bytes if self.limit_bytes else 0
         return max(of_limit, more_bytes + SPARE_BYTES - free_bytes(self.store.folder))
 
-    def _remove(self, name: str) -> Removed:
-        removed = Removed(name, self.store.remove(name))
-        log.info("model %s (%.0f MB) was removed: room was needed", name, removed.size_bytes / 1e6)
-        return removed
+    def _remove(self, one: Removed) -> Removed:
+        if not one.partial:
+            self.store.remove(one.name)
+        else:
+            with self.store.parts.try_lock(one.name) as free:
+                if free:
+                    self.store.parts.remove(one.name)
+        what = "the beginning of model" if one.partial else "model"
+        log.info("%s %s (%.0f MB) was removed: room was needed", what, one.name, one.size_bytes / 1e6)
+        return one
 
     def _refusal(self, more_bytes: int, sizes: Mapping[str, int], kept: Mapping[str, str]) -> str:
         why = "; ".join(f"{name} {kept[name]}" for name in sorted(sizes) if name in kept) or "there is none"

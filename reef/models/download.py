@@ -1,4 +1,8 @@
-"""Fetching one file over HTTP with resume. Writes only the `.part` file it is given; the caller checks and renames."""
+"""Fetching one file over HTTP with resume. Writes only the `.part` file it is given; the caller checks and renames.
+
+Going on needs a word for the version of the file that the beginning is of: its ETag, or else the time of its last
+change. From a server that has neither nothing is kept, because nobody could use it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -22,6 +27,8 @@ READ_TIMEOUT_S = 30.0
 FAILURES_MAX = 6
 """Tries in a row that bring not a single new byte."""
 BACKOFF_MAX_S = 10.0
+LAST_MODIFIED_AGE_S = 1.0
+"""RFC 9110, 8.8.2.2: a file that changed twice in the second of its date would have one date for two versions."""
 
 _STATED_HASH = re.compile(r'^(?:W/)?"?([0-9a-f]{64})"?$')
 
@@ -30,7 +37,8 @@ class _State(msgspec.Struct):
     """What is known about the `.part` file: which version of which resource it is the beginning of."""
 
     url: str
-    etag: str = ""
+    validator: str = msgspec.field(default="", name="etag")
+    """For If-Range: a strong ETag, or a Last-Modified; empty where the server tells neither."""
     size_bytes: int | None = None
     stated_sha256: str | None = None
 
@@ -77,7 +85,18 @@ class Download:
         self._state = self._read_state(url)
 
     def run(self) -> str | None:
-        """Fetch it; gives the SHA-256 the server states for it, if any. Raises ModelError."""
+        """Fetch it; gives the SHA-256 the server states for it, if any. Raises ModelError.
+
+        However it ends, no beginning stays that could not be gone on with.
+        """
+        try:
+            return self._run()
+        except BaseException:
+            if not self._state.validator:
+                self._forget()
+            raise
+
+    def _run(self) -> str | None:
         failures = 0
         timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         hooks = [self._guard.check] if self._guard else []
@@ -89,21 +108,27 @@ class Download:
                 except _Again as error:
                     failures = 0 if self._have() > before else failures + 1
                     if failures >= FAILURES_MAX:
-                        raise Interrupted(
-                            f"{self._state.url} cannot be fetched: {error}. What has arrived is kept; "
-                            "give the command again to go on from there."
-                        ) from error
+                        raise Interrupted(f"{self._state.url} cannot be fetched: {error}. {self._kept()}") from error
                     log.info("download interrupted (%s), going on from byte %d", error, self._have())
                     self._pause(min(BACKOFF_MAX_S, 0.5 * 2**failures))
                 else:
                     self._state_file.unlink(missing_ok=True)
                     return self._state.stated_sha256
 
+    def _kept(self) -> str:
+        if self._state.validator:
+            return "What has arrived is kept; give the command again to go on from there."
+        return "The server does not say which version of the file it has, so nothing is kept; the next try begins anew."
+
+    def _forget(self) -> None:
+        self.part.unlink(missing_ok=True)
+        self._state_file.unlink(missing_ok=True)
+
     def _try(self, client: httpx.Client) -> None:
         have = self._have()
         headers = {"Accept-Encoding": "identity"}
-        if have and self._state.etag:
-            headers |= {"Range": f"bytes={have}-", "If-Range": self._state.etag}
+        if have and self._state.validator:
+            headers |= {"Range": f"bytes={have}-", "If-Range": self._state.validator}
         try:
             with client.stream("GET", self._state.url, headers=headers) as response:
                 if self._guard:
@@ -126,6 +151,8 @@ class Download:
         start = _range_start(response)
         if start not in (0, have):
             raise ModelError(f"{self._state.url} answered with another part of the file than was asked for.")
+        if have and not start:
+            self.part.unlink(missing_ok=True)  # room is reckoned without it
         self._note(response, start)
         self._room((self._expected or self._state.size_bytes or 0) - start)
         with self.part.open("ab" if start else "wb") as file:
@@ -152,12 +179,11 @@ class Download:
 
     def _note(self, response: httpx.Response, start: int) -> None:
         length = response.headers.get("content-length", "")
-        etag = response.headers.get("etag", "")
         for answer in [*response.history, response]:  # hubs state the file's hash where they redirect from
             stated = _STATED_HASH.match(answer.headers.get("x-linked-etag", ""))
             if stated:
                 self._state.stated_sha256 = stated.group(1)
-        self._state.etag = "" if etag.startswith("W/") else etag
+        self._state.validator = _validator(response.headers)
         self._state.size_bytes = start + int(length) if length.isdigit() else None
         self._state_file.write_bytes(msgspec.json.encode(self._state))
 
@@ -169,10 +195,22 @@ class Download:
             state = msgspec.json.decode(self._state_file.read_bytes(), type=_State)
         except (OSError, msgspec.DecodeError):
             state = _State(url="")
-        if state.url == url and state.etag:
+        if state.url == url and state.validator:
             return state
-        self.part.unlink(missing_ok=True)  # the beginning of something else, or of an unknown version
+        self._forget()  # the beginning of something else, or of an unknown version
         return _State(url=url)
+
+
+def _validator(headers: httpx.Headers) -> str:
+    """What If-Range may name: a strong ETag, or a Last-Modified that is old enough to be one version's only."""
+    etag, changed = str(headers.get("etag", "")), str(headers.get("last-modified", ""))
+    if etag and not etag.startswith("W/"):
+        return etag
+    try:
+        age = parsedate_to_datetime(headers.get("date", "")) - parsedate_to_datetime(changed)
+    except (TypeError, ValueError):
+        return ""
+    return changed if age.total_seconds() >= LAST_MODIFIED_AGE_S else ""
 
 
 def _range_start(response: httpx.Response) -> int:

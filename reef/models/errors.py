@@ -14,7 +14,7 @@ class ModelMissing(ModelError):
 
 
 class Interrupted(ModelError):
-    """The download broke off; what has arrived is kept, and another try goes on from there."""
+    """The download broke off; another try may go on from what has arrived. The message says whether it is kept."""
 
 
 class ModelInUse(ModelError):

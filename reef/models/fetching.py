@@ -56,5 +56,9 @@ def _give_back(context: DeviceContext, claim: Claim, job: FetchModelJob, hold: H
     elif hold.reason in ("stop", "deadline"):
         state, why = ("cancelled", "stopped") if hold.reason == "stop" else ("failed", "it took longer than allowed")
         if context.ledger.finish(claim, state, error=why):
-            note = f"{job.model} was not fetched to its end ({why}); what has arrived is kept"
-            context.keeping.teller.tell(job.model, "FAILED", note, share=0.0)
+            arrived = context.keeping.store.parts.all()
+            kept = any(part in arrived for part in parts_of(job.model))
+            note = (
+                f"{job.model} was not fetched to its end ({why}); {'what has arrived' if kept else 'nothing'} is kept"
+            )
+            context.keeping.teller.tell(job.model, "PARTIAL" if kept else "FAILED", note, share=0.0)

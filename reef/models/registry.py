@@ -24,8 +24,6 @@ from reef.records.tables import models
 ERROR_CHARS_MAX = 500
 USED_STEP_S = 60.0
 """A use is written down again only after so long."""
-ENCODERS = "embeddings"
-"""Folder of the embedding library below the models'."""
 
 
 class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,11 +150,10 @@ class Registry:
         return found + self._encoders()
 
     def _encoders(self) -> list[ModelRecord]:
-        """What the embedding library keeps; it fetches and builds by itself."""
         found = []
-        for folder in sorted((self.store.folder / ENCODERS).glob("*/checkpoint")):
+        for name, folder in self.store.encoders().items():
             size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-            found.append(ModelRecord(name=folder.parent.name, format="encoder", path=str(folder), size_bytes=size))
+            found.append(ModelRecord(name=name, format="encoder", path=str(folder), size_bytes=size))
         return found
 
 

@@ -15,21 +15,22 @@ from reef.contracts.nodes import NodeReport
 from reef.models.adapters import parts_of
 from reef.models.catalogue import CatalogueEntry
 from reef.models.keeping import Keeping
+from reef.models.parts import Arrived
 from reef.models.registry import ModelRecord
 from reef.models.serving import EMBED_POOL, loaded_names
-from reef.models.store import Arrived
 
 NO_MODEL_ENGINES = ("parser", "hands")
 """What these report as a model is the name of a library, or nothing."""
 
-State = Literal["READY", "CACHED", "LOADING", "FAILED", "AVAILABLE"]
+State = Literal["READY", "CACHED", "LOADING", "PARTIAL", "FAILED", "AVAILABLE"]
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     """A model as the reef knows it.
 
     READY: in the memory of the devices `where`. CACHED: on disk. LOADING: being fetched, or loaded by `loading_on`.
-    FAILED: `error` says why. AVAILABLE: in the catalogue, not on this machine.
+    PARTIAL: the beginning is on disk, `size_bytes` of it, and nobody fetches the rest. FAILED: `error` says why.
+    AVAILABLE: in the catalogue, not on this machine.
     """
 
     name: str
@@ -89,12 +90,13 @@ def overview(keeping: Keeping, fetching: Mapping[str, FetchModelJob], free_bytes
     if loaded:
         keeping.registry.used(loaded)
     jobs = {part: job for job in fetching.values() for part in parts_of(job.model)}
-    sight = _Sight(loaded, _loading(reports), jobs, keeping.store.arrived(), keeping.stays(reports))
+    sight = _Sight(loaded, _loading(reports), jobs, keeping.store.parts.all(), keeping.stays(reports))
     catalogue = keeping.store.catalogue
-    names = [*catalogue, *(name for name in sorted({*records, *jobs}) if name not in catalogue)]
+    names = [*catalogue, *(name for name in sorted({*records, *jobs, *sight.arrived}) if name not in catalogue)]
     views = [_view(name, records.get(name), catalogue.get(name), sight) for name in names]
     views += _without_file({view.name for view in views}, reports)
     used = sum(record.size_bytes for record in records.values() if record.path and record.format != "encoder")
+    used += sum(come.have_bytes for come in sight.arrived.values())
     cache = CacheView(used_bytes=used, limit_bytes=keeping.cache.limit_bytes, free_bytes=free_bytes)
     return ModelsView(models=views, cache=cache)
 
@@ -111,34 +113,45 @@ def _loading(reports: Mapping[str, NodeReport]) -> dict[str, list[NodeReport]]:
 def _view(name: str, record: ModelRecord | None, entry: CatalogueEntry | None, sight: _Sight) -> ModelView:
     where, loading = sight.loaded.get(name, []), sight.loading.get(name, [])
     error = "" if record is None or where else record.error
-    job = sight.fetching.get(name)
-    fetching = job is not None and not (record and record.path)
+    here = record is not None and bool(record.path)
+    come = None if here else sight.arrived.get(name)
+    fetching = not here and (name in sight.fetching or (come is not None and come.busy))
     state, progress, note = _state(record, error, where, loading, fetching)
-    if fetching and (come := sight.arrived.get(name)):
-        total = come.size_bytes or (entry.size_shown_bytes if entry else 0)
-        progress = min(1.0, come.have_bytes / total) if total else 0.0
-        note = f"{come.have_bytes / 1e6:.0f} of {total / 1e6:.0f} MB" if total else f"{come.have_bytes / 1e6:.0f} MB"
+    if come is not None:
+        state = "PARTIAL" if state == "AVAILABLE" else state
+        progress, note = _of_arrived(come, entry)
+    size_bytes = come.have_bytes if come is not None and not fetching else record.size_bytes if record else 0
     return ModelView(
         name=name,
         title=entry.title if entry else name,
         about=entry.about if entry else "",
-        format=record.format if record else entry.format if entry else "gguf",
+        format=record.format if record else entry.format if entry else come.suffix[1:] if come else "gguf",
         state=state,
         where=where,
         loading_on=sorted(report.node for report in loading),
         progress=round(progress, 4),
         note=note,
         error="" if fetching else error,
-        size_bytes=(record.size_bytes if record else 0) or (entry.size_shown_bytes if entry else 0),
+        size_bytes=size_bytes or (entry.size_shown_bytes if entry else 0),
         quantisation=record.quantisation if record else "",
         licence=(record.licence if record else "") or (entry.licence if entry else ""),
         sha256=(record.sha256 if record else "") or (entry.sha256 or "" if entry else ""),
-        source=(record.source if record else "") or (str(entry.sources[0]) if entry else ""),
+        source=(record.source if record else "")
+        or (come.url if come else "")
+        or (str(entry.sources[0]) if entry else ""),
         base=record.base if record else "",
         pinned=bool(record and record.pinned),
         stays=sight.kept.get(name, "") if record and record.path else "",
         used_at=record.used_at if record and record.path else None,
     )
+
+
+def _of_arrived(come: Arrived, entry: CatalogueEntry | None) -> tuple[float, str]:
+    """How far a model is that is not whole: the share, and words."""
+    total = come.size_bytes or (entry.size_shown_bytes if entry else 0)
+    if not total:
+        return 0.0, f"{come.have_bytes / 1e6:.0f} MB have come"
+    return min(1.0, come.have_bytes / total), f"{come.have_bytes / 1e6:.0f} of {total / 1e6:.0f} MB have come"
 
 
 def _state(

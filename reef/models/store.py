@@ -1,7 +1,7 @@
 """The models of one data directory: finding, fetching, checking. The only writer below `<data_dir>/models`.
 
 models/NAME.gguf            a fetched model (.tflite, .onnx too): complete and checked, put there by one atomic rename
-models/.NAME.url.part.gguf  on its way, kept for resuming; .NAME.lock is held while it is
+models/.NAME.*              the beginning of a model, and what belongs to its fetching (parts.py)
 models/.checked/*.json      SHA-256 and facts of a file of known size and time, so that no start hashes a gigabyte
 models/cache/               what engines derive from models (workers/engines), safe to delete
 models/embeddings/          belongs to the embedding library
@@ -12,7 +12,6 @@ A name may stand for a model with adapters: `base+adapter`, `base+adapter@0.5` (
 from __future__ import annotations
 
 import difflib
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -24,14 +23,20 @@ import msgspec
 
 from reef.models.adapters import Adapter, check_match, split_name
 from reef.models.catalogue import CatalogueEntry, Source, load_catalogue
-from reef.models.errors import ModelError, ModelMissing
+from reef.models.errors import ModelError, ModelInUse, ModelMissing
 from reef.models.fetch import Fetch, MakeRoom, check_name, file_hash, name_in_url
 from reef.models.formats import SUFFIXES, Facts, Format, read_facts
 from reef.models.gguf import GgufHead, read_head
+from reef.models.parts import Parts
 from reef.ports import Progress
 
 if TYPE_CHECKING:
     from reef.models.download import Guard
+
+
+ENCODERS = "embeddings"
+"""Folder of the embedding library below the models'."""
+LISTED = "`coral-reef models list` shows all"
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,20 +66,6 @@ class ModelState(msgspec.Struct, frozen=True):
     """On disk, or else to fetch."""
 
 
-class Arrived(msgspec.Struct, frozen=True):
-    """How much of a model that is on its way is here. `size_bytes` 0: nobody knows the whole."""
-
-    have_bytes: int
-    size_bytes: int
-
-
-class _Progress(msgspec.Struct, frozen=True):
-    """What stands beside a `.part` file, as far as it matters here."""
-
-    size_bytes: int | None = None
-    url: str = ""
-
-
 class _Checked(msgspec.Struct, frozen=True):
     size_bytes: int
     mtime_ns: int
@@ -87,6 +78,7 @@ class ModelStore:
 
     def __init__(self, data_dir: Path, catalogue: dict[str, CatalogueEntry] | None = None) -> None:
         self.folder = data_dir / "models"
+        self.parts = Parts(self.folder)
         self.catalogue = load_catalogue() if catalogue is None else catalogue
 
     @property
@@ -110,6 +102,10 @@ class ModelStore:
         for suffix in reversed(SUFFIXES):
             found |= {path.stem: path for path in sorted(self.folder.glob(f"[!.]*{suffix}")) if path.is_file()}
         return dict(sorted(found.items()))
+
+    def encoders(self) -> dict[str, Path]:
+        """What the embedding library keeps below our folder, by name; it fetches and builds by itself."""
+        return {path.parent.name: path for path in sorted((self.folder / ENCODERS).glob("*/checkpoint"))}
 
     def resolve(self, name_or_path: str) -> ModelFile:
         """The model of that name, or the file at that path, with its adapters (`base+adapter@0.5`).
@@ -142,7 +138,7 @@ class ModelStore:
             return self._file(name_or_path, path)
         entry = self.catalogue.get(name_or_path)
         if entry is None:
-            raise ModelMissing(self.unknown(name_or_path))
+            raise ModelMissing(f"{self.unknown(name_or_path)} {LISTED}; a path to a .gguf file works too.")
         raise ModelMissing(
             f"The model {entry.name} ({entry.size_shown_bytes / 1e6:.0f} MB) is not on this machine. "
             f"Fetch it with `coral-reef models pull {entry.name}`."
@@ -188,6 +184,7 @@ class ModelStore:
                     failed.append(str(error))
             else:
                 raise ModelError(" ".join(failed))
+            self.parts.remove(name)  # what another source had begun
         return self._file(name, self._path(name))
 
     def take_file(
@@ -216,32 +213,22 @@ class ModelStore:
             self._remember(fetch.target, _Checked(0, 0, sha256=fetch.from_file(path, link=link)))
         return self._file(name, fetch.target)
 
-    def arrived(self) -> dict[str, Arrived]:
-        """The beginnings of models that lie here, by name."""
-        found: dict[str, Arrived] = {}
-        for suffix in SUFFIXES:
-            for part in self.folder.glob(f".*.part{suffix}"):
-                try:
-                    have = part.stat().st_size
-                    note = msgspec.json.decode(part.with_name(part.name + ".json").read_bytes(), type=_Progress)
-                except (OSError, msgspec.DecodeError):
-                    note, have = _Progress(), part.stat().st_size if part.exists() else 0
-                # the note of packages counts what has come, that of an address the whole
-                name = part.name.removesuffix(f".part{suffix}")[1:].rpartition(".")[0]
-                found[name] = Arrived(have, note.size_bytes or 0 if note.url else 0)
-        return found
-
     def remove(self, name: str) -> int:
-        """Take a model from the disk; gives its bytes. Raises ModelMissing. Whether it is used is not asked here."""
+        """Take a model from the disk, or the beginning of one; gives its bytes. Whether it is used is not asked here.
+
+        Raises ModelMissing, and ModelInUse while it is being fetched.
+        """
         path = self._path(name)
-        if not path.is_file():
+        if not path.is_file() and name not in self.parts.all():
             raise ModelMissing(f"There is no model {name!r} on this machine. `coral-reef models list` shows all.")
-        size = path.stat().st_size
-        self._memo(path).unlink(missing_ok=True)
-        path.unlink()
-        for kind in ("wheels", "url", "file"):
-            for end in (path.suffix, f"{path.suffix}.json"):
-                (self.folder / f".{name}.{kind}.part{end}").unlink(missing_ok=True)
+        with self.parts.try_lock(name) as free:
+            if not free:
+                raise ModelInUse(f"{name} is being fetched by another process; stop that first.")
+            size = self.parts.remove(name)
+            if path.is_file():
+                size += path.stat().st_size
+                self._memo(path).unlink(missing_ok=True)
+                path.unlink()
         return size
 
     def facts(self, path: Path) -> Facts:
@@ -320,12 +307,15 @@ class ModelStore:
             )
 
     def unknown(self, name: str) -> str:
-        """What to say about a name that nobody knows."""
+        """What is known about a name that stands for no model that can be loaded; who is asked adds what to do."""
+        if name in self.encoders():
+            return (
+                f"{name} is an embedding model: it makes vectors of texts in pool embed, and no other pool can use it."
+            )
+        if name in self.parts.all():
+            return f"Of {name} only the beginning is here."
         near = difflib.get_close_matches(name, self.catalogue, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        return (
-            f"No model is called {name!r}.{hint} `coral-reef models list` shows all; a path to a .gguf file works too."
-        )
+        return f"No model is called {name!r}." + (f" Did you mean {near[0]}?" if near else "")
 
     def _wanted(self, name_or_url: str, url: str) -> tuple[str, str, CatalogueEntry | None, tuple[Source, ...]]:
         if name_or_url.startswith(("http://", "https://")):
@@ -337,7 +327,7 @@ class ModelStore:
                 raise ModelError(f"{name_or_url} is a name of the catalogue, which knows where it comes from.")
             return check_name(name_or_url), name_in_url(url)[1], None, (Source(url=url),)
         if entry is None:
-            raise ModelMissing(self.unknown(name_or_url))
+            raise ModelMissing(f"{self.unknown(name_or_url)} {LISTED}; the address of a file works too.")
         return entry.name, f".{entry.format}", entry, entry.sources
 
     def _make_folder(self) -> None:
@@ -350,10 +340,7 @@ class ModelStore:
 
     @contextmanager
     def _locked(self, name: str, progress: Progress) -> Iterator[None]:
-        with (self.folder / f".{name}.lock").open("wb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                progress(0.0, f"Another process is fetching {name}; waiting for it.")
-                fcntl.flock(file, fcntl.LOCK_EX)
+        if self.parts.is_busy(name):
+            progress(0.0, f"Another process is fetching {name}; waiting for it.")
+        with self.parts.lock(name):
             yield

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 EVERY_S = 0.25
 """Progress of one model is told at most this often."""
 
-State = Literal["READY", "CACHED", "LOADING", "FAILED", "REMOVED"]
+State = Literal["READY", "CACHED", "LOADING", "PARTIAL", "FAILED", "REMOVED"]
 
 
 class Teller:

@@ -187,7 +187,11 @@ def test_wrong_content_fails_and_changes_nothing(
 @pytest.mark.parametrize(
     ("fields", "status", "says"),
     [
-        ({"model": "nobody-knows-me"}, 404, "No model is called"),
+        (
+            {"model": "nobody-knows-me"},
+            404,
+            "No model is called 'nobody-knows-me'. GET /api/v1/system/models lists all",
+        ),
         ({"model": "smolm2-135m-instruct"}, 404, "Did you mean smollm2-135m-instruct"),
         ({"model": "x", "pool": "kitchen"}, 404, "no pool 'kitchen'"),
         ({"model": "x", "nodes": ["media-gpu"]}, 404, "media-gpu"),
@@ -306,14 +310,32 @@ def test_a_fetch_can_be_stopped(reef: Reef, http: httpx.Client, server: BadServe
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert http.post(f"/api/v1/runs/{job_id}/stop").status_code in (200, 202)
-        while view(http, "slow-one"):
-            assert time.monotonic() < deadline, view(http, "slow-one")
-            time.sleep(0.05)
+        found = becomes(http, "slow-one", "PARTIAL")
         assert http.get(f"/api/v1/runs/{job_id}").json()["state"] in ("stopped", "cancelled")
-        assert list((reef.data_dir / "models").glob(".slow-one.url.part.tflite"))
+        part = reef.data_dir / "models" / ".slow-one.url.part.tflite"
+        assert (found["size_bytes"], found["format"]) == (part.stat().st_size, "tflite")
+        assert found["note"].endswith("MB have come")
+        assert found["source"].startswith("http://127.0.0.1:")
+        cache = http.get(MODELS).json()["cache"]
+        assert cache["used_bytes"] >= found["size_bytes"]
+        again = load(http, "slow-one")
+        assert (again.status_code, "only the beginning is here" in again.text) == (404, True), again.text
         assert load(http, "slow-one", server).status_code == 202
         becomes(http, "slow-one", "CACHED")
     finally:
         server.answer = original  # type: ignore[method-assign]
     assert server.ranges[0] is None
     assert str(server.ranges[1]).startswith("bytes=")
+
+
+def test_what_a_stopped_fetch_left_can_be_removed(reef: Reef, http: httpx.Client) -> None:
+    """The beginning of a model that nobody fetches stands in the list, is counted, and goes when it is told to."""
+    used = http.get(MODELS).json()["cache"]["used_bytes"]
+    part = reef.data_dir / "models" / ".left-one.url.part.gguf"
+    part.write_bytes(bytes(1000))
+    assert (view(http, "left-one")["state"], view(http, "left-one")["size_bytes"]) == ("PARTIAL", 1000)
+    assert http.get(MODELS).json()["cache"]["used_bytes"] == used + 1000
+    assert http.delete(f"{MODELS}/left-one").status_code == 204
+    assert not part.exists()
+    assert view(http, "left-one") == {}
+    assert http.delete(f"{MODELS}/left-one").status_code == 404

@@ -125,6 +125,14 @@ def test_what_cannot_be_loaded_is_told(keeping: Keeping) -> None:
         keeping.serving.unload("own", "chat", ["chat-cpu"])
 
 
+def test_an_embedding_model_is_called_what_it_is(keeping: Keeping) -> None:
+    """The list shows it, so nobody may say that there is no such model."""
+    (keeping.store.folder / "embeddings" / "all-words" / "checkpoint").mkdir(parents=True)
+    assert keeping.registry.refresh()["all-words"].format == "encoder"
+    with pytest.raises(ModelMissing, match=r"all-words is an embedding model.* a path to a \.gguf file works too"):
+        keeping.store.resolve("all-words")
+
+
 def test_a_model_in_use_stays(keeping: Keeping) -> None:
     """Named, pinned and placed models are not removed; another one is, and everybody who listens hears it."""
     for name in ("own", "pinned", "placed", "free"):

@@ -2419,8 +2419,8 @@ Global___ModelList: _TypeAlias = ModelList  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
-    """READY: in the memory of the devices `where`. CACHED: on disk. LOADING, FAILED. AVAILABLE: in the catalogue, not on
-    this machine.
+    """READY: in the memory of the devices `where`. CACHED: on disk. LOADING, FAILED. PARTIAL: the beginning is on disk,
+    `size_bytes` of it. AVAILABLE: in the catalogue, not on this machine.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

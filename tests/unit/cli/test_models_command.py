@@ -76,6 +76,23 @@ def test_a_bad_file_is_refused_and_a_dropped_one_is_told(run: Run, tmp_path: Pat
     assert "FAILED" in row(run("list"), "half")
 
 
+def test_a_download_that_was_stopped_is_listed_and_removed(run: Run, data_dir: Path) -> None:
+    """With what has come of how much, whether the catalogue knows the model or not."""
+    folder = data_dir / "models"
+    folder.mkdir(exist_ok=True)
+    (part := folder / ".mine.url.part.tflite").write_bytes(bytes(3_000_000))
+    part.with_name(part.name + ".json").write_text('{"url": "http://x/mine.tflite", "size_bytes": 9000000}')
+    (folder / ".smollm2-135m-instruct.wheels.part.gguf").write_bytes(bytes(5_000_000))
+    said = run("list")
+    assert row(said, "mine")[-6:] == ["3.0", "MB", "PARTIAL", "of", "9.0", "MB"]
+    assert row(said, "smollm2-135m-instruct")[-4:] == ["PARTIAL", "of", "98.4", "MB"]
+    assert said.output.count("smollm2-135m-instruct") == 1
+    run("remove", "mine")
+    assert not list(folder.glob(".mine.url*"))
+    assert row(run("list"), "mine") == []
+    assert "no model 'mine'" in run("remove", "mine", good=False).output
+
+
 def test_what_queues_yaml_names_stays(run: Run, tmp_path: Path, data_dir: Path) -> None:
     """The model of a pool is not removed, and not taken away for another one either."""
     queues = tmp_path / "queues.yaml"

@@ -15,6 +15,7 @@ from tiny_networks import dense_tflite
 import reef.models.cache as cache_module
 from reef.models import ModelError, ModelMissing, ModelStore
 from reef.models.cache import ModelCache, Removed, reasons
+from reef.models.errors import ModelInUse
 
 Make = Callable[..., bytes]
 
@@ -52,6 +53,38 @@ def test_nothing_goes_where_there_is_room(store: ModelStore) -> None:
     """Below the limit, and without a limit, every model stays."""
     assert ModelCache(store, held(store) + 1000).make_room(900, {}, USED) == []
     assert ModelCache(store, 0).make_room(10_000_000, {}, USED) == []
+
+
+def begin(store: ModelStore, name: str, size: int, changed_at: float) -> Path:
+    """What a stopped download leaves."""
+    part = store.parts.path(name, "url", ".gguf")
+    part.write_bytes(bytes(size))
+    part.with_name(part.name + ".json").write_text(json.dumps({"url": "http://x/y.gguf", "size_bytes": 2 * size}))
+    os.utime(part, (changed_at, changed_at))
+    return part
+
+
+def test_beginnings_are_counted_and_go_first(store: ModelStore) -> None:
+    """What nobody fetches any more makes room before any whole model does, the oldest first; what is just being fetched
+    stays, and so does everything while there is room."""
+    for name, at in (("new", 300.0), ("old", 200.0), ("busy", 100.0)):
+        begin(store, name, 30_000, at)
+    assert ModelCache(store, held(store) + 100_000).make_room(9_000, {}, USED) == []
+    with store.parts.lock("busy"):
+        assert store.parts.all()["busy"].busy
+        removed = ModelCache(store, held(store) + 90_000).make_room(50_000, {}, USED)
+        assert [(one.name, one.partial) for one in removed] == [("old", True), ("new", True)]
+        removed = ModelCache(store, held(store)).make_room(0, {}, USED)
+        assert [(one.name, one.partial) for one in removed] == [("c", False)]
+        with pytest.raises(ModelInUse, match="busy is being fetched by another process"):
+            store.remove("busy")
+    assert store.parts.all()["busy"].have_bytes == 30_000
+    (scratch := store.folder / ".busy.wheels.part.gguf.fetch-x").mkdir()
+    assert store.remove("busy") == 30_000
+    assert not scratch.exists()
+    assert store.parts.all() == {}
+    with pytest.raises(ModelMissing):
+        store.remove("busy")
 
 
 def test_what_is_needed_stays(store: ModelStore) -> None:

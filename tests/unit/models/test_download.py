@@ -90,6 +90,45 @@ def test_no_etag_means_no_resume(bad_server: BadServer, part: Path, make_gguf: M
     assert bad_server.ranges == [None, None]
 
 
+@pytest.mark.parametrize("etag", [None, 'W/"weak"'])
+def test_the_time_of_the_last_change_will_do(
+    bad_server: BadServer, part: Path, make_gguf: Make, etag: str | None
+) -> None:
+    """Without a strong ETag the download goes on by Last-Modified, where that is older than the answer."""
+    bad_server.body, changed = make_gguf(elements=10_000), "Wed, 01 Jul 2020 00:00:00 GMT"
+    bad_server.etag, bad_server.last_modified = etag, changed
+    bad_server.cut_after = [9_000]
+    fetch(bad_server, part)
+    assert part.read_bytes() == bad_server.body
+    assert bad_server.ranges == [None, "bytes=9000-"]
+
+
+@pytest.mark.parametrize("changed", [None, "some day", "Tue, 01 Jul 2200 00:00:00 GMT"])
+def test_what_could_not_be_gone_on_with_is_not_kept(
+    bad_server: BadServer, part: Path, make_gguf: Make, changed: str | None
+) -> None:
+    """A stop, or a server that is gone, leaves nothing behind where nobody knows which version the beginning is of."""
+    bad_server.body, bad_server.etag, bad_server.last_modified = make_gguf(elements=10_000), None, changed
+
+    def stop(done: int, whole: int | None) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Download(bad_server.url, part, None, stop).run()
+    assert list(part.parent.iterdir()) == []
+    bad_server.cut_after, answers = [9_000], iter([[], *[[503]] * FAILURES_MAX])
+    original = bad_server.answer
+
+    def once_then_down(handler: object) -> None:
+        bad_server.status = list(next(answers))
+        original(handler)  # type: ignore[arg-type]
+
+    bad_server.answer = once_then_down  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match="nothing is kept; the next try begins anew"):
+        fetch(bad_server, part)
+    assert list(part.parent.iterdir()) == []
+
+
 def test_web_page_ends_it_at_once(bad_server: BadServer, part: Path) -> None:
     """A login page in place of the model is recognised by its first bytes."""
     bad_server.body = b"<!DOCTYPE html>" + b" " * 5_000_000

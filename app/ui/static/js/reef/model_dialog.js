@@ -19,7 +19,9 @@ export class ModelDialog {
   load(model) {
     const { name } = model;
     const pool = poolField(poolsFor(model, this.board));
-    const fetched = model.state === "AVAILABLE" || model.state === "FAILED" ? `It is fetched first${model.size_bytes ? `, ${bytes(model.size_bytes)}` : ""}. ` : "";
+    const size = model.size_bytes ? `, ${bytes(model.size_bytes)}` : "";
+    const whole = `It is fetched first${size}. `;
+    const fetched = { AVAILABLE: whole, FAILED: whole, PARTIAL: "The rest of it is fetched first. " }[model.state] ?? "";
     this.#open({
       title: `Load ${name}`,
       fields: [pool.field],

@@ -7,7 +7,7 @@ import { bytes } from "../documents/words.js";
 import * as calls from "./calls.js";
 import { poolsFor, poolsWith } from "./fitting.js";
 
-const STATES = { READY: "Loaded", CACHED: "On disk", LOADING: "Loading", FAILED: "Failed", AVAILABLE: "Can be fetched" };
+const STATES = { READY: "Loaded", CACHED: "On disk", LOADING: "Loading", PARTIAL: "Begun", FAILED: "Failed", AVAILABLE: "Can be fetched" };
 
 export class ModelRow {
   /** `changed()` when something was done. */
@@ -66,16 +66,17 @@ export class ModelRow {
   #offer(model) {
     const { load, again, unload, pin, remove } = this.buttons;
     const here = model.used_at !== null && model.used_at !== undefined;
+    const begun = model.state === "PARTIAL";
     const lost = model.state === "FAILED" && !here;
     const encoder = model.format === "encoder";
     const known = here || Boolean(model.source) || model.state === "AVAILABLE";
     load.hidden = !known || model.state === "LOADING" || poolsFor(model, this.board).length === 0;
-    again.hidden = !lost || known;
+    again.hidden = !(lost || begun) || known;
     unload.hidden = poolsWith(model, this.board).length === 0;
     pin.hidden = !here || encoder;
     set(pin, model.pinned ? "Unpin" : "Pin");
     pin.title = model.pinned ? "It may go when room is needed" : "Keep it on disk, whatever else needs room";
-    remove.hidden = !(lost || (here && !encoder && !model.stays));
+    remove.hidden = !(lost || begun || (here && !encoder && !model.stays));
     for (const button of Object.values(this.buttons)) button.setAttribute("aria-label", `${button.textContent.replace("…", "")} ${model.name}`);
   }
 
@@ -85,10 +86,8 @@ export class ModelRow {
   }
 
   async #remove() {
-    const { name, used_at: here, size_bytes: size, source } = this.model;
-    const text = here
-      ? `Its file is deleted${size ? `, ${bytes(size)}` : ""}. ${source ? "It can be fetched again." : "It was put here by hand: fetch it again only from where it came."}`
-      : "Only that it failed is forgotten; there is no file of it.";
+    const { name } = this.model;
+    const text = removalWords(this.model);
     if (!(await confirm({ title: `Remove ${name}?`, text, yes: "Remove" }))) return;
     await this.#do(async () => {
       await calls.removeModel(name);
@@ -105,6 +104,13 @@ export class ModelRow {
     }
     this.changed();
   }
+}
+
+function removalWords({ state, used_at: here, size_bytes: size, source }) {
+  if (state === "PARTIAL") return "What has arrived of it is deleted; the next time it is fetched from its beginning.";
+  if (!here) return "Only that it failed is forgotten; there is no file of it.";
+  const again = source ? "It can be fetched again." : "It was put here by hand: fetch it again only from where it came.";
+  return `Its file is deleted${size ? `, ${bytes(size)}` : ""}. ${again}`;
 }
 
 function aboutWords(model) {
