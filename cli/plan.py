@@ -52,8 +52,8 @@ def plan(  # noqa: PLR0913 - one parameter an option
     as_json: bool,
     data_dir: Path | None,
 ) -> None:
-    """Plan devices for a MODEL: a name of the table (1B to 27B, SmolLM2-135M, MiniLM-L6, E5-large), or a .gguf or
-    .tflite file. Without one: the specification's table and SmolLM2-135M, on 48 and 96 Edge TPUs.
+    """Plan devices for a MODEL: a size (1B, 1.5B), a name (SmolLM2-135M, MiniLM-L6, E5-large, or one of the catalogue),
+    or a .gguf or .tflite file. Without one: the specification's table and SmolLM2-135M, on 48 and 96 Edge TPUs.
 
     \b
     Devices   edgetpu:96   Edge TPUs, by formulas from published figures

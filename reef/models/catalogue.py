@@ -39,6 +39,8 @@ class CatalogueEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     size_bytes: Annotated[int, Meta(ge=1)] | None = None
     """Exact, checked after the download; None where only the hub knows."""
     size_about_bytes: Annotated[int, Meta(ge=1)] | None = None
+    parameters: Annotated[int, Meta(ge=1)] | None = None
+    """Of a language model, for planning; None: reckoned from the size."""
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")] | None = None
     format: Literal["gguf", "tflite", "onnx"] = "gguf"
     demo: bool = False

@@ -1,16 +1,19 @@
-"""Models a plan can be made for: the specification's table, the ones we ship, any .gguf or .tflite file by its head.
+"""Models a plan can be made for: the specification's table, any other size, the ones we ship, those of the catalogue,
+any .gguf or .tflite file by its head.
 
 Never loads a model: a file is asked for the number of its parameters and bytes.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from reef.models import ModelError
+from reef.models.catalogue import CatalogueEntry, load_catalogue
 from reef.models.gguf import read_head
 from reef.models.tflite import read_tflite
 
@@ -19,6 +22,9 @@ Role = Literal["decoder", "encoder", "graph"]
 
 BYTES_PER_PARAMETER = 0.73
 """Of four-bit .gguf files, as in the catalogue: 98 MB for 134.5 M parameters, 1,117 MB for 1.54 G."""
+PARAMETERS_MIN, PARAMETERS_MAX = 1e6, 1e13
+"""Of a model that is given by its size alone."""
+_SIZE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)b")
 _ENCODERS = ("bert", "nomic-bert", "jina-bert-v2", "t5encoder")
 
 
@@ -72,7 +78,8 @@ class UnknownModel(ValueError):
 
 
 def find_model(text: str, folders: tuple[Path, ...] = ()) -> PlannedModel:
-    """A model of the table, or a .gguf or .tflite file by its path or by its name in one of these folders.
+    """A model of the table, a size (`1.5B`), a .gguf or .tflite file by its path or by its name in one of these
+    folders, or a model of the catalogue that is not here.
 
     Raises UnknownModel; ModelError for a file that cannot be read.
     """
@@ -82,8 +89,35 @@ def find_model(text: str, folders: tuple[Path, ...] = ()) -> PlannedModel:
     for path in (Path(text), *(folder / f"{text}.gguf" for folder in folders)):
         if path.is_file():
             return read_model(path)
-    names = ", ".join(model.name for model in KNOWN.values())
-    raise UnknownModel(f"{text!r} is neither a file nor one of {names}. Give one of these, or a .gguf or .tflite file.")
+    if size := _SIZE.fullmatch(text.lower()):
+        return _of_size(text, float(size[1]) * 1e9)
+    catalogue = load_catalogue()
+    if text in catalogue:
+        return _of_catalogue(catalogue[text])
+    names = ", ".join([model.name for model in KNOWN.values()] + list(catalogue))
+    raise UnknownModel(
+        f"{text!r} is neither a file nor one of {names}. Give one of these, a size such as 1.5B, or a .gguf or .tflite "
+        "file."
+    )
+
+
+def _of_size(text: str, parameters: float) -> PlannedModel:
+    """A model of which nothing else is known. Raises UnknownModel."""
+    if not PARAMETERS_MIN <= parameters <= PARAMETERS_MAX:
+        raise UnknownModel(
+            f"{text!r} is no size of a model that can be planned: give a number of billions of parameters from "
+            f"{PARAMETERS_MIN / 1e9:g}B to {PARAMETERS_MAX / 1e9:,.0f}B, such as 1.5B."
+        )
+    alike = next((model for model in SPECIFICATION if model.parameters == parameters), None)
+    return alike or PlannedModel(name=f"{parameters / 1e9:g}B", parameters=parameters)
+
+
+def _of_catalogue(entry: CatalogueEntry) -> PlannedModel:
+    """A model that is not on this machine, by what the catalogue knows of it."""
+    size = float(entry.size_shown_bytes)
+    return PlannedModel(
+        name=entry.name, parameters=float(entry.parameters or size / BYTES_PER_PARAMETER), file_bytes=size
+    )
 
 
 def read_model(path: Path) -> PlannedModel:

@@ -18,6 +18,7 @@ from reef.planning.compare import megabytes, rate, seconds
 from reef.planning.devices import DeviceSet
 from reef.planning.models import E5_LARGE, MINILM, PlannedModel
 from reef.planning.physics import Silicon
+from reef.planning.values import BadValue, read_values
 
 Answer = Literal["no", "physics only", "yes"]
 """Impossible on these devices; possible, but no software does it; possible and there is software."""
@@ -73,10 +74,10 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 def load_targets(path: Path) -> Targets:
     """Targets of a YAML file. Raises UnknownTargets."""
     try:
-        return msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), Targets)
+        return read_values(Targets, yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UnknownTargets(f"{path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, BadValue, UnicodeDecodeError) as error:
         names = ", ".join(Targets.__struct_fields__)
         raise UnknownTargets(f"{path}: {error}. Expected a mapping of some of {names}.") from None
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+
+from reef.planning.values import BadValue, read_values
 
 Lengths = Literal["fixed", "exponential", "lognormal"]
 LOGNORMAL_SIGMA = 0.6
@@ -65,13 +66,9 @@ def parse_load(text: str) -> Load:
                 f"{part!r}: expected NAME=VALUE, where NAME is one of {', '.join(Load.__struct_fields__)}."
             )
         values[name] = None if value == "none" else value
-    return _converted(values)
-
-
-def _converted(values: Mapping[str, str | None]) -> Load:
     try:
-        return msgspec.convert(values, Load, strict=False)
-    except msgspec.ValidationError as error:
+        return read_values(Load, values)
+    except BadValue as error:
         raise UnknownLoad(f"load: {error}.") from None
 
 

@@ -9,6 +9,7 @@ import pytest
 from model_files import gguf_bytes
 
 from reef.models import ModelError
+from reef.models.catalogue import load_catalogue
 from reef.planning.models import UnknownModel, find_model, read_model
 
 CORAL = Path(os.environ.get("REEF_TEST_DATA", Path(__file__).parents[4] / "shared" / "data")) / "coral"
@@ -20,6 +21,28 @@ def test_names_are_found_in_any_case_and_by_alias() -> None:
     assert find_model("smollm2-135m-instruct").name == "SmolLM2-135M"
     with pytest.raises(UnknownModel, match=r"'gpt' is neither a file nor one of 1B, 4B"):
         find_model("gpt")
+
+
+def test_a_size_is_a_model() -> None:
+    """Any number of billions; those of the specification keep the devices that it gives them."""
+    assert (find_model("1.5B").name, find_model(".5b").parameters) == ("1.5B", 5e8)
+    assert find_model("7.0B").spec_devices == find_model("7B").spec_devices == 8
+    assert find_model("72B").spec_devices == 0
+    for text in ("0B", "0.0b", "0.0001B", "20000B"):
+        with pytest.raises(UnknownModel, match=r"from 0.001B to 10,000B"):
+            find_model(text)
+
+
+def test_every_model_of_the_catalogue_can_be_planned(tmp_path: Path) -> None:
+    """Without its file, by what the catalogue knows; a file of that name in the folder knows better."""
+    for name, entry in load_catalogue().items():
+        model = find_model(name, (tmp_path,))
+        assert model.role == "decoder"
+        assert model.parameters == pytest.approx(entry.parameters, rel=0.001)
+        assert 0.5 < entry.size_shown_bytes / model.parameters < 1.2, "a file of about four bits a parameter, or eight"
+        assert model.file_bytes == entry.size_shown_bytes
+    (tmp_path / "gemma-3-4b-instruct.gguf").write_bytes(gguf_bytes(elements=96))
+    assert find_model("gemma-3-4b-instruct", (tmp_path,)).parameters == 96
 
 
 def test_a_gguf_file_says_its_parameters(tmp_path: Path) -> None:
