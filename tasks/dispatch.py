@@ -151,7 +151,7 @@ class Dispatcher:
 
 def takes(vitals: Vitals, pool: Pool) -> bool:
     """Whether a worker takes jobs of this pool now, as far as its report tells."""
-    return vitals.pool == pool.name and vitals.state == "ready" and time.time() - vitals.at < keys.NODE_TTL_S
+    return vitals.pool == pool.name and vitals.takes_jobs and time.time() - vitals.at < keys.NODE_TTL_S
 
 
 def nodes_of(topology: Topology, pool: Pool) -> list[str]:

@@ -68,6 +68,8 @@ class Device(threading.Thread):
         self.doomed = threading.Event()
         """It dies at one of its next steps."""
         self.dead = False
+        self.left_alone = threading.Event()
+        """Its device is in quarantine: it speaks, and takes nothing."""
         self.place = Place(node=node)
         self.loading = ""
         self.running = 0
@@ -86,7 +88,7 @@ class Device(threading.Thread):
             host=self.node,
             pid=1,
             at=time.time(),
-            state="ready" if place.pool else "loading",
+            state="quarantined" if self.left_alone.is_set() else "ready" if place.pool else "loading",
             running=self.running,
             simulated=True,
             tier=place.tier,
@@ -109,6 +111,8 @@ class Device(threading.Thread):
             channel.qos.restore_at_shutdown = False
             consumer = kombu.Consumer(channel, on_message=self._take, prefetch_count=1)
             consumer.consume()
+            while self.left_alone.is_set() and not self.shoal.closing.wait(PULSE_S):
+                self._die_if_told()
             while not self.shoal.closing.is_set():
                 self._follow(consumer)
                 self._die_if_told()
@@ -231,9 +235,11 @@ class Shoal:
 
     # --- devices
 
-    def start(self, node: str) -> None:
-        """A device begins, or begins anew."""
+    def start(self, node: str, *, left_alone: bool = False) -> None:
+        """A device begins, or begins anew; one that is `left_alone` serves when that is cleared."""
         device = Device(self, node)
+        if left_alone:
+            device.left_alone.set()
         self.devices[node] = device
         self.beat(device)
         device.start()

@@ -122,6 +122,7 @@ def _of_device(report: NodeReport, says: DeviceSays) -> dict[str, Any]:
     fields: dict[str, Any] = {"health": says.health, "fallback": says.fallback}
     if says.last_fault_at > report.last_fault_at:  # a model that could not be loaded is told, too
         fields |= {"last_fault": says.last_fault, "last_fault_at": says.last_fault_at}
-    if says.waiting and report.state == "loading":
+    # a device without a pool is ready for one, but not while it is left alone
+    if says.waiting and (report.state == "loading" or (report.state == "ready" and not report.pool)):
         return fields | {"state": "quarantined", "note": says.waiting}
     return fields | ({"note": says.note} if says.note and not report.note else {})

@@ -98,6 +98,17 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     resident: tuple[str, ...] = ()
     loading: str = ""
     place_version: int = 0
+    fallback: bool = False
+
+    @property
+    def left_alone(self) -> bool:
+        """Its device is out of use after faults, and nothing does its work meanwhile."""
+        return self.state == "quarantined" and not self.fallback
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether jobs are done there: also where the CPU does the work of a device that is left alone."""
+        return self.state == "ready" or (self.state == "quarantined" and self.fallback)
 
 
 _vitals: msgspec.json.Decoder[Vitals] = msgspec.json.Decoder(Vitals)

@@ -261,7 +261,7 @@ class _Layout:
 
     def _stand_in(self, node: str, group: Group) -> Place:
         lost = [device.node for device in self.seated[group] if not device.alive]
-        reason = f"From the reserve, for {', '.join(lost) or 'nobody'} of {group.name}: no report from there."
+        reason = f"From the reserve, for {', '.join(lost) or 'nobody'} of {group.name}: silent, or out of use."
         if not group.persona:
             return decide(self.view, node, reason, pool=group.pool, tier="reserve")
         route = (persona_route(group.persona),)

@@ -314,7 +314,7 @@ class _Round:
                 )
             )
         for device in self.absent:
-            reason = "Silent, or failed: cold when it comes back, and others have taken its place."
+            reason = "Silent, or out of use: cold when it comes back, and others have taken its place."
             places.append(decide(self.view, device.node, reason, pool=(self.bulk or [CHAT_POOL])[0], tier="cold"))
         return places
 

@@ -92,7 +92,7 @@ class _Round:
             places.append(decide(self.view, device.node, reason, tier="reserve", general=False))
         for device in self.view.free():
             if device.gone:
-                reason = "Silent, or failed: spare when it comes back."
+                reason = "Silent, or out of use: spare when it comes back."
                 places.append(decide(self.view, device.node, reason, tier="reserve", general=False))
         return places
 

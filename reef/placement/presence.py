@@ -5,6 +5,9 @@ that is loading gets longer, since a driver or a library that is opened may hold
 somebody took away (a supervisor that saw the process die) counts as gone after REMOVED_S: so long a worker that is
 started again, or an emptied broker, has to come back. A node never heard of is `unknown` until FIRST_WORD_S have
 passed: after a start of everything nobody must be declared dead for starting slowly.
+
+One that failed, or whose device is left alone after faults (`quarantined`) and has no CPU to do its work, speaks but
+serves nothing: it counts as gone too, at once, and is back when it says that it serves.
 """
 
 from __future__ import annotations
@@ -73,7 +76,7 @@ class Watch:
         known = self._nodes.get(node)
         if known is None:
             return "unknown" if now - self._began < FIRST_WORD_S / self._speed else "gone"
-        if known.vitals.state == "failed" or self._rests(known, now):
+        if known.vitals.state == "failed" or known.vitals.left_alone or self._rests(known, now):
             return "gone"
         if known.removed is not None and now - known.removed > REMOVED_S / self._speed:
             return "gone"
@@ -99,7 +102,7 @@ class Watch:
         return {
             name: known.vitals
             for name, known in self._nodes.items()
-            if known.vitals.state == "ready" and known.removed is None and self.presence(name) == "alive"
+            if known.vitals.takes_jobs and known.removed is None and self.presence(name) == "alive"
         }
 
     def gone(self, nodes: Iterable[str]) -> list[str]:

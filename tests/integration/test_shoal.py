@@ -153,6 +153,31 @@ def test_a_stand_in_answers_for_a_dead_device_and_goes_home(start: Start) -> Non
     assert shoal.held[-1][1] in mine
 
 
+def test_work_of_a_device_that_is_left_alone_moves(start: Start) -> None:
+    """A worker that comes back into quarantine reports every second and serves nothing: the reserve takes its route
+    within three seconds, and gives it back when the device works again."""
+    shoal = start("dedicated", 8)
+    route = persona_route("p0")
+    mine = [node for node, place in shoal.places.items() if route in place.routes]
+
+    def stand_ins() -> int:
+        devices = [device for device in shoal.devices.values() if device.place.tier == "reserve"]
+        return sum(route in device.place.routes for device in devices)
+
+    for node in mine:
+        shoal.kill(node, seen=True)
+        shoal.start(node, left_alone=True)
+    began = time.monotonic()
+    shoal.wait(lambda: stand_ins() == 2, 10)
+    assert time.monotonic() - began <= MOVE_S / shoal.speed + 3 * shoal.stalled_s
+    record = shoal.submit("chat", route)
+    shoal.wait_done([record])
+    shoal.check([record])
+    for node in mine:
+        shoal.devices[node].left_alone.clear()
+    shoal.wait(lambda: stand_ins() == 0, 10)
+
+
 def test_demand_moves_devices_and_settles(start: Start) -> None:
     """A model that nobody had gets devices while it is asked for; its jobs wait on its own queue from then on."""
     shoal = start("dynamic", 8)

@@ -105,6 +105,30 @@ def test_a_report_of_another_version_is_left_out() -> None:
     assert list(read_vitals([b'{"node": 5}', b"\x00", good])) == ["a"]
 
 
+def test_a_device_that_is_left_alone_is_gone_at_once(clock: Clock) -> None:
+    """Its worker speaks every second, but nothing serves: its work moves, and is back when the device is."""
+    watch = Watch(clock)
+    watch.see(said(clock))
+    clock.now += 1
+    watch.see(said(clock, state="quarantined"))
+    assert watch.gone(["d"]) == ["d"]
+    assert watch.serving() == {}
+    clock.now += 60
+    watch.see(said(clock, state="quarantined"))
+    assert watch.presence("d") == "gone"
+    clock.now += 1
+    watch.see(said(clock))
+    assert (watch.presence("d"), list(watch.serving())) == ("alive", ["d"])
+
+
+@pytest.mark.parametrize("state", ["ready", "quarantined"])
+def test_a_device_whose_work_the_cpu_does_serves(clock: Clock, state: str) -> None:
+    """Nothing moves: jobs are answered here, only slower."""
+    watch = Watch(clock)
+    watch.see(said(clock, state=state, fallback=True))
+    assert (watch.presence("d"), list(watch.serving())) == ("alive", ["d"])
+
+
 def test_one_that_failed_rests(clock: Clock) -> None:
     """Ready again without its place, it is not given it again at once, only to fail anew."""
     watch = Watch(clock)
