@@ -25,7 +25,9 @@ from cli.options import without_password
 from cli.outside import check_address, check_broker, check_database
 from cli.show import size
 from reef.knowledge import heartbeat
+from reef.placement.serving import given_out
 from reef.settings import Settings, unknown_variables
+from reef.topology import Topology
 from workers import broker, vector_server
 
 Verdict = Literal["good", "warning", "bad"]
@@ -195,9 +197,21 @@ def _queues(settings: Settings) -> Check:
     if given := sum(post.given_out for post in posts):
         here.append(f"{given} that a strategy gives out")
     text = f"{settings.queues_file}: {len(topology.pools)} pools; here: {', '.join(here) or 'no device'}"
+    if topology.impossible:
+        advice = "Give the pool another device, or `devices: []`; the workers of these devices only say the same."
+        return Check("queues.yaml", "bad", "; ".join((text, *topology.impossible)), advice)
+    if idle := _idle(topology):
+        advice = "docs/operations.md (Strategies) says which kind of device serves which pool."
+        return Check("queues.yaml", "warning", f"{text}; the strategy has nothing to do for {', '.join(idle)}", advice)
     if here:
         return Check("queues.yaml", "good", text)
     return Check("queues.yaml", "warning", text, "No job will run on this machine; give a pool a device.")
+
+
+def _idle(topology: Topology) -> list[str]:
+    """Devices that are given out, of kinds that can serve nothing of what their strategy serves."""
+    given = given_out(topology)
+    return [device.address for device in topology.allocated if given.isdisjoint(topology.able(device))]
 
 
 def _devices(settings: Settings) -> Check:

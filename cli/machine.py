@@ -53,8 +53,13 @@ def read_topology(settings: Settings) -> Topology:
 def all_posts(topology: Topology) -> list[Post]:
     """Every worker that queues.yaml has, on whatever machine: those of pools, then those that are given out."""
     fixed = [Post(pool.node(device), device, (pool,)) for pool in topology.pools.values() for device in pool.devices]
-    pools = tuple(pool for pool in topology.pools.values() if pool.name in given_out(topology))
-    return fixed + [Post(device.node, device, pools, given_out=True) for device in topology.allocated]
+    given = given_out(topology)
+
+    def pools(device: Device) -> tuple[Pool, ...]:
+        able = topology.able(device)
+        return tuple(pool for pool in topology.pools.values() if pool.name in given and pool.name in able)
+
+    return fixed + [Post(device.node, device, pools(device), given_out=True) for device in topology.allocated]
 
 
 def local_posts(topology: Topology, machine: str = "") -> list[Post]:

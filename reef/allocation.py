@@ -5,11 +5,15 @@ Read by reef/topology.py; what a strategy makes of it is in reef/placement/. Not
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+
+from reef.abilities import CHAT_POOL, IN_WORDS
 
 Strategy = Literal["dedicated", "dynamic", "pipeline"]
 Count = Annotated[int, Meta(ge=0, le=100_000)]
@@ -68,35 +72,58 @@ class Allocation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     dynamic: Dynamic = Dynamic()
     pipeline: Pipeline | None = None
 
-    def check(self, devices: int, pools: Collection[str]) -> None:
-        """Raises ValueError with what is wrong, where `devices` is how many there are to give out."""
+    def check(self, devices: Sequence[Collection[str]], pools: Collection[str]) -> None:
+        """Raises ValueError with what is wrong. `devices`: for each that is given out, the pools it can serve."""
         {"dedicated": self._check_dedicated, "dynamic": self._check_dynamic, "pipeline": self._check_pipeline}[
             self.strategy
         ](devices, pools)
 
-    def _check_dedicated(self, devices: int, pools: Collection[str]) -> None:
+    def _check_dedicated(self, devices: Sequence[Collection[str]], pools: Collection[str]) -> None:
         wanted = self.dedicated
         _known([*wanted.services, *(wanted.on_demand or ())], pools)
         personas = wanted.personas if isinstance(wanted.personas, int) else len(wanted.personas)
         needed = personas * wanted.devices_per_persona + sum(wanted.services.values()) + wanted.reserve
-        if needed > devices:
+        if needed > len(devices):
             raise ValueError(
                 f"dedicated needs {needed} devices ({personas} personas of {wanted.devices_per_persona}, services, "
-                f"{wanted.reserve} in reserve); there are {devices}."
+                f"{wanted.reserve} in reserve); there are {len(devices)}."
             )
+        seats = Counter({CHAT_POOL: personas * wanted.devices_per_persona}) + Counter(wanted.services)
+        _able("dedicated", seats, devices)
 
-    def _check_dynamic(self, devices: int, pools: Collection[str]) -> None:
+    def _check_dynamic(self, devices: Sequence[Collection[str]], pools: Collection[str]) -> None:
         wanted = self.dynamic
         _known(wanted.bulk_pools or (), pools)
-        if wanted.hot + wanted.warm > devices:
-            raise ValueError(f"dynamic wants {wanted.hot} hot and {wanted.warm} warm devices; there are {devices}.")
+        if wanted.hot + wanted.warm > len(devices):
+            raise ValueError(
+                f"dynamic wants {wanted.hot} hot and {wanted.warm} warm devices; there are {len(devices)}."
+            )
+        _able("dynamic (hot and warm)", {CHAT_POOL: wanted.hot + wanted.warm}, devices)
+        for pool in wanted.bulk_pools or ():
+            _able("dynamic (bulk_pools)", {pool: 1}, devices)
 
-    def _check_pipeline(self, devices: int, pools: Collection[str]) -> None:
+    def _check_pipeline(self, devices: Sequence[Collection[str]], pools: Collection[str]) -> None:
         if self.pipeline is None:
             raise ValueError("strategy pipeline needs `pipeline: {model: ..., segments: ...}`.")
         _known([self.pipeline.pool], pools)
-        if self.pipeline.segments > devices:
-            raise ValueError(f"a pipeline of {self.pipeline.segments} segments needs as many devices, not {devices}.")
+        if self.pipeline.segments > len(devices):
+            raise ValueError(
+                f"a pipeline of {self.pipeline.segments} segments needs as many devices, not {len(devices)}."
+            )
+        _able("pipeline", {self.pipeline.pool: self.pipeline.segments}, devices)
+
+
+def _able(who: str, seats: Mapping[str, int], devices: Sequence[Collection[str]]) -> None:
+    """Raises ValueError where these many devices for these pools cannot be found at once among those there are."""
+    asked = [pool for pool, wanted in seats.items() if wanted]
+    for size in range(1, len(asked) + 1):
+        for chosen in combinations(asked, size):
+            wanted = sum(seats[pool] for pool in chosen)
+            able = sum(not set(chosen).isdisjoint(device) for device in devices)
+            if wanted > able:
+                needs = f"{wanted} {'device' if wanted == 1 else 'devices'} for {' and '.join(chosen)}"
+                what = "that" if size == 1 else "any of them"
+                raise ValueError(f"{who} needs {needs}; {able} of these {len(devices)} can serve {what}. {IN_WORDS}")
 
 
 def _known(named: Collection[str], pools: Collection[str]) -> None:

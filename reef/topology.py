@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -11,6 +11,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from reef import abilities
 from reef.allocation import Allocation
 
 EngineKind = Literal["auto", "openvino", "llama", "tflite", "parser", "remote", "simulated"]
@@ -27,7 +28,7 @@ _DEVICE = re.compile(
 )
 _RANGE = re.compile(r"^(?P<kind>usb|pci|cuda|simulated):(?P<first>\d+)-(?P<last>\d+)(?P<host>@[a-z0-9][a-z0-9-]*)?$")
 _NAME = r"^[a-z][a-z0-9_-]{0,31}$"
-CHAT_POOL = "chat"
+CHAT_POOL = abilities.CHAT_POOL
 T = TypeVar("T")
 
 
@@ -118,6 +119,8 @@ class Topology(msgspec.Struct, frozen=True):
     """None: every pool has the devices it names, and keeps them."""
     allocated: tuple[Device, ...] = ()
     """Devices of the allocation, in the order of queues.yaml; none of them is named by a pool."""
+    impossible: tuple[str, ...] = ()
+    """What the file asks of devices that cannot do it, each with its line: `doctor` tells, the worker refuses."""
 
     def pool(self, name: str) -> Pool:
         """The pool of that name. Raises KeyError naming the pools there are."""
@@ -125,6 +128,10 @@ class Topology(msgspec.Struct, frozen=True):
             return self.pools[name]
         except KeyError:
             raise KeyError(f"no pool {name!r} in queues.yaml; there are: {', '.join(self.pools)}") from None
+
+    def able(self, device: Device) -> dict[str, int]:
+        """The pools that a device of this kind can serve, with how well that suits it (reef/abilities.py)."""
+        return _able(self.pools, device)
 
 
 class _PoolEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -192,9 +199,26 @@ def load_topology(path: Path, model: str = "") -> Topology:
     pools = {str(name): _pool(file, str(name), entry, model) for name, entry in file.data["pools"].items()}
     allocation, allocated = _allocation(file, pools)
     _check_unique(file, pools, allocated)
+    if allocation is not None:
+        _check_allocation(file, allocation, pools, allocated)
     if CHAT_POOL not in pools:
         raise file.error(f"there is no pool `{CHAT_POOL}`; without it no message could be answered.", "pools")
-    return Topology(pools, allocation, allocated)
+    return Topology(pools, allocation, allocated, tuple(_impossible(file, pools, allocated)))
+
+
+def _able(pools: dict[str, Pool], device: Device) -> dict[str, int]:
+    return abilities.ranks(device.kind, ((pool.name, pool.engine) for pool in pools.values()))
+
+
+def _impossible(file: _File, pools: dict[str, Pool], allocated: Sequence[Device]) -> Iterator[str]:
+    for pool in pools.values():
+        kinds = {device.kind: device for device in pool.devices}
+        for kind, device in kinds.items():
+            if reason := abilities.why_not(pool.name, pool.engine, kind):
+                yield str(file.error(f"pool {pool.name}: {device.address}: {reason}", "pools", pool.name, "devices"))
+    for device in {one.kind: one for one in allocated}.values():
+        if not _able(pools, device):
+            yield str(file.error(f"allocation: no pool is for {device.address}.", "allocation", "devices"))
 
 
 def _allocation(file: _File, pools: dict[str, Pool]) -> tuple[Allocation | None, tuple[Device, ...]]:
@@ -202,12 +226,14 @@ def _allocation(file: _File, pools: dict[str, Pool]) -> tuple[Allocation | None,
     if entry is None:
         return None, ()
     allocation = _convert(file, entry, Allocation, "allocation")
-    devices = _devices(file, "allocation", allocation.devices, "allocation", "devices")
+    return allocation, _devices(file, "allocation", allocation.devices, "allocation", "devices")
+
+
+def _check_allocation(file: _File, allocation: Allocation, pools: dict[str, Pool], devices: Sequence[Device]) -> None:
     try:
-        allocation.check(len(devices), pools)
+        allocation.check([_able(pools, device) for device in devices], pools)
     except ValueError as error:
         raise file.error(f"allocation: {error}", "allocation", allocation.strategy) from None
-    return allocation, devices
 
 
 def _pool(file: _File, name: str, entry: Any, model: str) -> Pool:

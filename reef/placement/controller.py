@@ -26,7 +26,7 @@ from reef.placement.presence import Watch
 from reef.placement.store import Outdated, PlacementStore, same
 from reef.placement.view import PoolSeen, Seen, Speaker, View
 from reef.records.database import Database
-from reef.topology import Topology
+from reef.topology import Device, Topology
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Controller:
         serving = self._watch.serving()
         needs = self._demand.needs()
         return View(
-            devices=tuple(self._seen(device.node, device.host) for device in self._topology.allocated),
+            devices=tuple(self._seen(device) for device in self._topology.allocated),
             pools={name: self._pool(name, serving) for name in self._topology.pools},
             places=self._store.all(),
             needs=needs,
@@ -98,14 +98,15 @@ class Controller:
             now=self._clock(),
         )
 
-    def _seen(self, node: str, host: str) -> Seen:
-        vitals = self._watch.vitals(node)
+    def _seen(self, device: Device) -> Seen:
+        vitals = self._watch.vitals(device.node)
         return Seen(
-            node=node,
-            host=host,
-            presence=self._watch.presence(node),
-            idle_s=self._watch.idle_s(node),
+            node=device.node,
+            host=device.host,
+            presence=self._watch.presence(device.node),
+            idle_s=self._watch.idle_s(device.node),
             resident=vitals.resident if vitals else (),
+            able=self._topology.able(device),
         )
 
     def _pool(self, name: str, serving: Mapping[str, Vitals]) -> PoolSeen:

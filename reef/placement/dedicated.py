@@ -116,7 +116,7 @@ class _Layout:
                     room[group] -= 1
         for device in self.view.free():
             own = self._group_of(self.view.place(device.node))
-            if own is not None and len(self.seated[own]) < room[own]:
+            if own is not None and self._able(own, device) and len(self.seated[own]) < room[own]:
                 self.seated[own].append(device)
             else:
                 spare.append(device)
@@ -135,12 +135,44 @@ class _Layout:
     def _fill_seats(self) -> None:
         """Empty seats are filled from the spare devices, those of one group on one host where that can be."""
         for group in self.groups:
-            while self.spare and len(self.seated[group]) < self.room[group]:
+            while len(self.seated[group]) < self.room[group]:
+                able = [device for device in self.spare if self._able(group, device)]
+                able = able or self._exchanged(group)
+                if not able:
+                    break
                 missing = self.room[group] - len(self.seated[group])
-                idle = [device for device in self.spare if not self._stands_elsewhere(device)] or self.spare
-                best = nearest(idle, self._pull(group, missing), group.model)[0]
+                idle = [device for device in able if not self._stands_elsewhere(device)] or able
+                pool = group.pool or self._unmet(self.seated[group])[0]
+                best = nearest(idle, self._pull(group, missing), group.model, pool)[0]
                 self.spare.remove(best)
                 self.seated[group].append(best)
+
+    def _able(self, group: Group, device: Seen) -> bool:
+        """Whether a device can take a seat of this group, or the next one of those that wait for a first job."""
+        if group.pool:
+            return device.serves(group.pool)
+        seated = [one for one in self.seated[group] if one is not device]
+        return any(device.serves(pool) for pool in self._unmet(seated))
+
+    def _unmet(self, seated: list[Seen]) -> list[str]:
+        """Services on demand that these devices are too few for; who can do least is counted first."""
+        left = Counter({pool: self.plan.services[pool] for pool in self.on_demand})
+        for device in sorted(seated, key=lambda one: sum(one.serves(pool) for pool in self.on_demand)):
+            pool = min((p for p in self.on_demand if left[p] and device.serves(p)), key=device.rank, default="")
+            left[pool] -= 1
+        return [pool for pool in self.on_demand if left[pool] > 0]
+
+    def _exchanged(self, group: Group) -> list[Seen]:
+        """No spare device can serve this group: one whose seat a spare device can take becomes spare, if any."""
+        for other, devices in self.seated.items():
+            heirs = [device for device in self.spare if other.pool and device.serves(other.pool)]
+            for device in devices if heirs else ():
+                if self._able(group, device):
+                    heir = nearest(heirs, {}, other.model, other.pool)[0]
+                    devices[devices.index(device)] = heir
+                    self.spare[self.spare.index(heir)] = device
+                    return [device]
+        return []
 
     def _wake_services(self) -> None:
         """Services on demand that are asked get their devices; the others' stay in the group that waits."""
@@ -151,9 +183,12 @@ class _Layout:
             if all(need.idle_s >= ON_DEMAND_IDLE_S for need in self.view.needs_of(pool)):
                 continue
             awake = Group(pool, seats=self.plan.services[pool], on_demand=True)
-            waiting = self.seated[loose]
-            waiting.sort(key=lambda device: (device.gone, self.view.place(device.node).pool != pool))
-            self.seated[awake], self.seated[loose] = waiting[: awake.seats], waiting[awake.seats :]
+            waiting = sorted(
+                (device for device in self.seated[loose] if device.serves(pool)),
+                key=lambda device: (device.gone, self.view.place(device.node).pool != pool, device.rank(pool)),
+            )
+            self.seated[awake] = waiting[: awake.seats]
+            self.seated[loose] = [device for device in self.seated[loose] if device not in self.seated[awake]]
             self.groups.append(awake)
 
     def _pull(self, group: Group, missing: int) -> dict[str, int]:
@@ -185,6 +220,7 @@ class _Layout:
                 for device in self.spare
                 if device.alive
                 and device.node not in found
+                and device.serves(group.pool)
                 and self.view.place(device.node).tier == "reserve"
                 and self._serves(group, self.view.place(device.node))
             ]
@@ -192,9 +228,10 @@ class _Layout:
             # for a device that is not known yet nobody is sent, but who already stands in for it stays
             keep = here[:missing]
             found |= {device.node: group for device in keep}
-            free = [d for d in self.spare if d.alive and d.node not in found and not self._stands_elsewhere(d)]
+            able = [device for device in self.spare if device.alive and device.serves(group.pool)]
+            free = [device for device in able if device.node not in found and not self._stands_elsewhere(device)]
             hosts = Counter(device.host for device in self.seated[group])
-            for device in nearest(free, hosts, group.model)[: max(0, lost - len(keep))]:
+            for device in nearest(free, hosts, group.model, group.pool)[: max(0, lost - len(keep))]:
                 found[device.node] = group
             if not self._alive(group) and not any(served == group for served in found.values()):
                 found |= self._borrowed(group, found)
@@ -215,8 +252,9 @@ class _Layout:
         """Nobody is left for a group and no reserve: who waits for jobs, or has several devices, lends one."""
         for lender in sorted(self.groups, key=lambda one: (bool(one.pool), -self._alive(one))):
             free = [device for device in self.seated[lender] if device.alive and device.node not in found]
-            if free and (not lender.pool or len(free) > 1):
-                return {free[-1].node: group}
+            able = [device for device in free if device.serves(group.pool)]
+            if able and (not lender.pool or len(free) > 1):
+                return {able[-1].node: group}
         return {}
 
     def _by_distress(self) -> list[Group]:
@@ -269,6 +307,9 @@ class _Layout:
         return decide(self.view, node, reason, **_asked(here))
 
     def _reserve(self, device: Seen) -> Place:
+        if not device.serves(CHAT_POOL):
+            reason = "Reserve: waits, and takes the place of a device that dies and does what it can do."
+            return decide(self.view, device.node, reason, tier="reserve", general=False)
         own = self.view.pools[CHAT_POOL].model
         models = dict.fromkeys(group.model for group in self.groups if group.model and group.model != own)
         reason = "Reserve: takes what comes, and the place of a device that dies."

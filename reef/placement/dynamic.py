@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from reef.abilities import ABLE, BEST
 from reef.allocation import Dynamic
 from reef.placement.model import Place, Tier, model_route
 from reef.placement.view import MODEL_PREFIX, RESIDENT_MAX, Need, Seen, View, decide
@@ -126,18 +127,20 @@ class _Round:
 
     def _tiers(self, present: Sequence[Seen]) -> dict[str, Tier]:
         """Each device keeps its tier where there is room; empty seats are filled from the tier below."""
-        others = len(present) - self._cold_min(len(present))
+        able = [device for device in present if device.serves(CHAT_POOL)]
+        others = min(len(present) - self._cold_min(len(present)), len(able))
         hot = min(self.plan.hot, others)
         rooms: dict[Tier, int] = {"hot": hot, "warm": min(self.plan.warm, others - hot)}
         rooms["cold"] = len(present) - sum(rooms.values())
-        tiers: dict[str, Tier] = {}
-        left = dict(rooms)
-        for device in sorted(present, key=lambda one: self.view.place(one.node).decided_at):
+        tiers: dict[str, Tier] = {device.node: "cold" for device in present if not device.serves(CHAT_POOL)}
+        left = rooms | {"cold": rooms["cold"] - len(tiers)}
+        for device in sorted(able, key=lambda one: self.view.place(one.node).decided_at):
             tier = self.view.place(device.node).tier
             if left.get(tier, 0) > 0:
                 tiers[device.node] = tier
                 left[tier] -= 1
-        loose = [device for device in present if device.node not in tiers]
+        loose = [device for device in able if device.node not in tiers]
+        loose.sort(key=lambda device: device.rank(CHAT_POOL))
         steps: tuple[tuple[Tier, tuple[Tier, ...]], ...] = (
             ("hot", ("warm", "cold")),
             ("warm", ("cold",)),
@@ -156,6 +159,7 @@ class _Round:
         """Who takes an empty seat: a device that has none, else one of the tiers below."""
         for tier in below:
             found = sorted((node for node, one in tiers.items() if one == tier), key=self._index)
+            found = [node for node in found if self._device(node).serves(CHAT_POOL)]
             alive = [node for node in found if self._device(node).alive]
             if alive or (found and not loose):
                 return (alive or found)[0]
@@ -178,22 +182,33 @@ class _Round:
             fits = bool(place.pool) and place.pool in self.view.pools and place.tier == tier
             # a device that moved up leaves bulk work behind; whatever else it did it goes on with
             rose = bool(place.pool) and place.tier == "warm" and tier == "hot"
-            if (fits or rose) and not (tier == "hot" and work.pool in self.bulk):
+            able = self._device(node).serves(place.pool) if place.pool else not self._home_pools(self._device(node))
+            fits = fits or (not place.pool and place.tier == tier)  # it rests
+            if able and (fits or rose) and not (tier == "hot" and work.pool in self.bulk):
                 self.works[node] = work
             else:
                 idle.append(node)
         for node in idle:
             self.works[node] = self._home(node)
-            self.reasons[node] = self._home_reason(self.tiers[node])
+            self.reasons[node] = self._home_reason(node)
 
     def _home(self, node: str) -> Work:
         tier = self.tiers[node]
         if tier == "hot":
             return self._missed()
-        if tier == "warm" or not self.bulk:
+        if tier == "warm":
             return self.default
         # bulk pools in turn, those without any device first
-        return min((Work(pool) for pool in self.bulk), key=lambda work: (self._serving(work), self.bulk.index(work[0])))
+        pools = self._home_pools(self._device(node))
+        homes = [Work(pool) for pool in pools] or [Work("")]
+        return min(homes, key=lambda work: (self._serving(work), homes.index(work)))
+
+    def _home_pools(self, device: Seen) -> list[str]:
+        """What a cold device does: bulk work; else what its kind was made for; none where its kind can do nothing."""
+        bulk = [pool for pool in self.bulk if device.serves(pool) and device.rank(pool) <= ABLE]
+        made_for = [pool for pool in self.view.pools if pool != CHAT_POOL and device.rank(pool) == BEST]
+        perhaps = [pool for pool in self.bulk if device.serves(pool)]
+        return bulk or made_for or perhaps or [CHAT_POOL] * device.serves(CHAT_POOL)
 
     def _missed(self) -> Work:
         """The work that has the fewest devices for what it was asked; the pool's own model is never without one."""
@@ -224,14 +239,18 @@ class _Round:
 
     def _donor(self, work: Work) -> str | None:
         """The device that is missed least; None where all are needed where they are."""
-        able = [node for node in self.works if node in self.seen and self._may_leave(node, work)]
+        able = [node for node in self.works if self._may_come(node, work) and self._may_leave(node, work)]
         if not able:
             return None
         return min(able, key=lambda node: (self._cost(node, work), self._index(node)))
 
-    def _cost(self, node: str, work: Work) -> tuple[int, bool]:
+    def _may_come(self, node: str, work: Work) -> bool:
+        """Whether a device of its kind can do this work."""
+        return node in self.seen and self.seen[node].serves(work.pool)
+
+    def _cost(self, node: str, work: Work) -> tuple[int, int, bool]:
         tier = {"warm": 0, "cold": 1, "hot": 2}[self.tiers[node]]
-        return tier, work.model not in ("", *self.seen[node].resident)
+        return tier, self.seen[node].rank(work.pool), work.model not in ("", *self.seen[node].resident)
 
     def _may_leave(self, node: str, work: Work) -> bool:
         current = self.works[node]
@@ -239,6 +258,8 @@ class _Round:
             return False
         if node in self.reasons:  # decided about in this round
             return False
+        if not current.pool:
+            return True
         idle = self._idle(node)
         if work.pool in self.bulk:
             return self._may_leave_for_bulk(current, work, idle)
@@ -270,7 +291,8 @@ class _Round:
         tier = self.tiers[node]
         if tier == "hot" or node in self.reasons or not self.seen[node].alive:
             return False
-        at_home = work == self.default if tier == "warm" else work.pool in self.bulk or not self.bulk
+        homes = [Work(pool) for pool in self._home_pools(self.seen[node])] or [Work("")]
+        at_home = work == self.default if tier == "warm" else work.pool in self.bulk or not self.bulk or work in homes
         return not at_home and self._idle(node) and not self._load(work).queued
 
     def _bulk_devices(self) -> int:
@@ -278,7 +300,9 @@ class _Round:
 
     def _bulk_floor(self) -> int:
         """So many never leave bulk work."""
-        return min(sum(tier == "cold" for tier in self.tiers.values()), self._cold_min(len(self.tiers)))
+        cold = [self.seen[node] for node, tier in self.tiers.items() if tier == "cold"]
+        able = sum(any(pool in self.bulk for pool in self._home_pools(device)) for device in cold)
+        return min(able, self._cold_min(len(self.tiers)))
 
     def _cold_min(self, present: int) -> int:
         """The share of bulk, as far as the plan has cold devices at all: deaths do not eat it up."""
@@ -295,7 +319,7 @@ class _Round:
             work = self.works[node]
             known = self.view.place(node)
             told = known.reason if known.tier == tier else ""
-            reason = self.reasons.get(node) or told or self._home_reason(tier)
+            reason = self.reasons.get(node) or told or self._home_reason(node)
             kept: tuple[str, ...] = ()
             if tier == "warm":
                 own = self.view.pools[CHAT_POOL].model
@@ -308,21 +332,28 @@ class _Round:
                     pool=work.pool,
                     model=work.model,
                     tier=tier,
-                    general=not work.model,
+                    general=bool(work.pool) and not work.model,
                     routes=(model_route(work.model),) if work.model else (),
                     resident=kept[:RESIDENT_MAX],
                 )
             )
         for device in self.absent:
             reason = "Silent, or out of use: cold when it comes back, and others have taken its place."
-            places.append(decide(self.view, device.node, reason, pool=(self.bulk or [CHAT_POOL])[0], tier="cold"))
+            pool = (self._home_pools(device) or [""])[0]
+            places.append(decide(self.view, device.node, reason, pool=pool, tier="cold", general=bool(pool)))
         return places
 
-    def _home_reason(self, tier: Tier) -> str:
+    def _home_reason(self, node: str) -> str:
+        pool = self.works[node].pool
+        cold = "Cold: bulk work until it is needed elsewhere."
+        if not pool:
+            cold = "Rests: bulk work and chats are nothing for a device of its kind."
+        elif self.bulk and pool not in self.bulk:
+            cold = f"Cold: serves {pool}, since bulk work is nothing for a device of its kind."
         return {
             "hot": "Hot: always loaded with what is asked for most.",
             "warm": "Warm: serves what comes, and holds the next models in memory.",
-        }.get(tier, "Cold: bulk work until it is needed elsewhere.")
+        }.get(self.tiers[node], cold)
 
     def _resident(self) -> list[str]:
         """The models that warm devices hold: those asked for most, changed only for one asked for far more."""

@@ -27,7 +27,8 @@ def wanted(plan: Pipeline, view: View) -> list[Place]:
 class _Round:
     def __init__(self, plan: Pipeline, view: View) -> None:
         self.plan, self.view = plan, view
-        self.present = {device.node: device for device in view.free() if not device.gone}
+        able = [device for device in view.free() if device.serves(plan.pool)]
+        self.present = {device.node: device for device in able if not device.gone}
         self.groups = self._standing()
         used = {device.node for group in self.groups for device in group if device}
         self.spare = [device for device in self.present.values() if device.node not in used]
@@ -91,8 +92,10 @@ class _Round:
             )
             places.append(decide(self.view, device.node, reason, tier="reserve", general=False))
         for device in self.view.free():
-            if device.gone:
+            if device.node not in self.present:
                 reason = "Silent, or out of use: spare when it comes back."
+                if not device.serves(self.plan.pool):
+                    reason = f"Rests: a device of its kind cannot serve pool {self.plan.pool}."
                 places.append(decide(self.view, device.node, reason, tier="reserve", general=False))
         return places
 

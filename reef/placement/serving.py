@@ -25,15 +25,20 @@ FRESH_S = 1.0
 
 
 def given_out(topology: Topology) -> frozenset[str]:
-    """Pools that the strategy may give devices to."""
+    """Pools that the strategy may give devices to: none that no device of the allocation can serve."""
+    able = {pool for device in {one.kind: one for one in topology.allocated}.values() for pool in topology.able(device)}
+    return frozenset(_asked(topology) & able)
+
+
+def _asked(topology: Topology) -> set[str]:
     allocation = topology.allocation
     if allocation is None:
-        return frozenset()
+        return set()
     if allocation.strategy == "dedicated":
-        return frozenset({CHAT_POOL, *(pool for pool, devices in allocation.dedicated.services.items() if devices)})
+        return {CHAT_POOL, *(pool for pool, devices in allocation.dedicated.services.items() if devices)}
     if allocation.strategy == "pipeline" and allocation.pipeline is not None:
-        return frozenset({allocation.pipeline.pool})
-    return frozenset({job.POOL for job in JOBS} | set(allocation.dynamic.bulk_pools or ())) & topology.pools.keys()
+        return {allocation.pipeline.pool}
+    return {job.POOL for job in JOBS} | set(allocation.dynamic.bulk_pools or ())
 
 
 def is_served(topology: Topology, name: str) -> bool:

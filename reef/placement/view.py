@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from reef.abilities import ABLE, CONDITIONAL
 from reef.placement.model import Place
 from reef.placement.presence import Presence
 
@@ -30,6 +31,16 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float = 0.0
     resident: tuple[str, ...] = ()
     """Models it has in memory now."""
+    able: Mapping[str, int] | None = None
+    """Pools that its kind can serve, with how well that suits it (reef/abilities.py); None: every one."""
+
+    def serves(self, pool: str) -> bool:
+        """Whether a device of its kind can serve this pool."""
+        return self.able is None or pool in self.able
+
+    def rank(self, pool: str) -> int:
+        """How well it suits this pool, the best first."""
+        return ABLE if self.able is None else self.able.get(pool, CONDITIONAL)
 
     @property
     def alive(self) -> bool:
@@ -119,13 +130,15 @@ def decide(view: View, node: str, reason: str, **fields: object) -> Place:
     return Place(**(plain | fields))  # type: ignore[arg-type]
 
 
-def nearest(spares: Iterable[Seen], hosts: Mapping[str, int], model: str = "") -> list[Seen]:
-    """Spare devices, the best first: those that are there, on the host with most of the others, with the model."""
+def nearest(spares: Iterable[Seen], hosts: Mapping[str, int], model: str = "", pool: str = "") -> list[Seen]:
+    """Spare devices, the best first: those that are there, whose kind suits the pool, on the host with most of the
+    others, with the model."""
     order = list(spares)
     return sorted(
         order,
         key=lambda device: (
             {"alive": 0, "unknown": 1, "gone": 2}[device.presence],
+            device.rank(pool),
             -hosts.get(device.host, 0),
             bool(model) and model not in device.resident,
             order.index(device),

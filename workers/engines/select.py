@@ -8,13 +8,14 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from reef.abilities import engine_of, why_not
 from reef.hurry import Hurry
 from reef.models import ModelError, ModelFile, ModelStore
 from reef.models.gguf import read_head
 from reef.placement.model import Place
 from reef.ports import ChatEngine, ChatMessage, ChatRequest, ChatResult, Engine, EngineError, Progress
 from reef.settings import Settings
-from reef.topology import Device, EngineKind, Pool, load_topology
+from reef.topology import Device, Pool, load_topology
 from workers.devices import cpu, cuda
 from workers.devices.last_words import trace_file
 from workers.engines import llama
@@ -27,43 +28,21 @@ log = logging.getLogger(__name__)
 OPENVINO_ARCHITECTURES = ("llama", "qwen2", "qwen3")
 OPENVINO_TENSORS = frozenset({"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K"})
 
-KINDS: dict[str, tuple[EngineKind, ...]] = {
-    "chat": ("auto", "openvino", "llama", "remote", "simulated"),
-    "embed": ("auto", "tflite", "simulated"),
-    "index": ("auto", "parser", "simulated"),
-    "media": ("auto", "tflite", "simulated"),
-    "maintenance": ("auto", "simulated"),
-}
-"""Engines that can do what the tasks of a pool need."""
-ACCELERATED: dict[str, tuple[str, ...]] = {"edgetpu": ("embed", "media"), "cuda": ("chat",)}
-"""Pools whose engines compute on such a device; on a processor all of them do."""
-WHY_NOT = {
-    "edgetpu": "No engine of pool {pool} uses an Edge TPU: it runs vision and small encoders, no language model "
-    "(`coral-reef plan` has the figures). Give it to pool media or embed.",
-    "cuda": "No engine of pool {pool} uses a GPU: only the llama engine of pool chat does.",
-}
-
 
 def choose_engine(settings: Settings, pool: Pool, device: Device) -> Engine:
     """The engine for this device of this pool, not loaded yet: what it can do follows from the pool.
 
     Raises EngineError with what to do next when there can be none.
     """
+    if reason := why_not(pool.name, pool.engine, device.kind):
+        raise EngineError(reason)
     choose = {
         "chat": _chat_engine,
         "embed": _embedding_engine,
         "index": _parsing_engine,
         "media": _inference_engine,
         "maintenance": lambda *_: Hands(),
-    }.get(pool.name)
-    if choose is None:
-        raise EngineError(f"No engine of this version serves pool {pool.name}: give it `devices: []` in queues.yaml.")
-    kind = _kind(pool, device)
-    if kind != "simulated" and pool.name not in ACCELERATED.get(device.kind, (pool.name,)):
-        raise EngineError(WHY_NOT[device.kind].format(pool=pool.name))
-    if kind not in KINDS[pool.name]:
-        known = ", ".join(KINDS[pool.name])
-        raise EngineError(f"Pool {pool.name} cannot be served by engine {kind!r}; queues.yaml may name: {known}.")
+    }[pool.name]
     return choose(settings, pool, device)
 
 
@@ -242,13 +221,9 @@ def why_not_openvino(model: ModelFile) -> str:
     return can_build(head)
 
 
-def _kind(pool: Pool, device: Device) -> EngineKind:
-    """A device that is remote or simulated says so itself; `auto` never ends up there. A GPU has one engine."""
-    if device.kind in ("remote", "simulated"):
-        return device.kind
-    if device.kind == "cuda" and pool.name == "chat" and pool.engine == "auto":
-        return "llama"
-    return pool.engine
+def _kind(pool: Pool, device: Device) -> str:
+    """The engine that a device gets: `auto` never ends up at a remote or a simulated one."""
+    return engine_of(pool.name, pool.engine, device.kind)
 
 
 def _automatic(settings: Settings, pool: Pool, device: Device, model: ModelFile) -> ChatEngine:
@@ -263,7 +238,7 @@ def _automatic(settings: Settings, pool: Pool, device: Device, model: ModelFile)
     return WithFallback(_local("openvino", settings, pool, device, model), portable)
 
 
-def _local(kind: EngineKind, settings: Settings, pool: Pool, device: Device, model: ModelFile) -> ChatEngine:
+def _local(kind: str, settings: Settings, pool: Pool, device: Device, model: ModelFile) -> ChatEngine:
     stacks = _trace_file(settings, pool, device)
     if kind == "llama":
         return llama.LlamaEngine(

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from cli import machine, services
+from cli import checks, machine, services
 from cli.config import public_text
 from cli.main import main
 from cli.options import without_password
@@ -147,12 +147,50 @@ def test_up_and_doctor_say_what_is_missing_outside_in_the_same_words_before_anyt
     assert any(check["text"].startswith(told) for check in findings(coral_reef("doctor", "--json")).values())
 
 
+@pytest.mark.parametrize(
+    ("text", "verdict", "says"),
+    [
+        (
+            "  chat:\n    queue: chat\n    devices: [pci:0]\n",
+            "bad",
+            ":5: pool chat: pci:0: No engine of pool chat uses an",
+        ),
+        (
+            "  chat: {queue: chat, devices: [cpu]}\n  tools:\n    queue: t\n    devices: [cpu]\n",
+            "bad",
+            "serves pool tools",
+        ),
+        (
+            "  chat: {queue: chat}\nallocation: {strategy: dedicated, devices: [cpu, 'usb:0']}\n",
+            "bad",
+            ":4: allocation: no pool is for usb:0",
+        ),
+        (
+            "  chat: {queue: chat}\n  media: {queue: m}\nallocation: {strategy: dedicated, devices: [cpu, 'usb:0']}\n",
+            "warning",
+            "nothing to do for usb:0",
+        ),
+        (
+            "  chat: {queue: chat, devices: [cpu, 'cuda:0', remote]}\n  media: {queue: m, devices: [usb:0]}\n",
+            "good",
+            "2 p",
+        ),
+    ],
+)
+def test_the_doctor_says_what_a_device_cannot_do(tmp_path: Path, text: str, verdict: str, says: str) -> None:
+    """A device under a pool that its kind cannot serve, or with nothing to do: told with the line, before any start."""
+    path = tmp_path / "queues.yaml"
+    path.write_text(f"version: 1\npools:\n{text}", encoding="utf-8")
+    found = checks._queues(Settings(queues_file=path))
+    assert (found.verdict, says in found.text) == (verdict, True), found.text
+
+
 def test_a_worker_is_named_by_its_pool_or_by_what_a_strategy_gives_out(tmp_path: Path) -> None:
     """`worker --device` finds a device of the pool, or without --pool one of the allocation, and says what there is."""
     path = tmp_path / "queues.yaml"
     path.write_text(
         "version: 1\npools:\n  chat: {queue: chat, devices: [cpu, 'pci:9@alpha']}\n"
-        "allocation: {strategy: dynamic, devices: ['pci:0-1', 'pci:0@alpha']}\n",
+        "allocation: {strategy: dynamic, devices: ['pci:0-1', 'pci:0@alpha'], dynamic: {hot: 0}}\n",
         encoding="utf-8",
     )
     topology = load_topology(path)
