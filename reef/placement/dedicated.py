@@ -249,7 +249,15 @@ class _Layout:
         return bool(group.pool) and group.is_place(place) and (bool(group.persona) or group.pool != CHAT_POOL)
 
     def _borrowed(self, group: Group, found: dict[str, Group]) -> dict[str, Group]:
-        """Nobody is left for a group and no reserve: who waits for jobs, or has several devices, lends one."""
+        """Nobody is left for a group and no reserve: who waits for jobs, or has several devices, lends one.
+
+        A stand-in of a group that has another device, too, is called off first.
+        """
+        standing = [d for d in self.spare if d.alive and d.node not in found and d.serves(group.pool)]
+        for other in self.groups:
+            helpers = [device for device in standing if self._serves(other, self.view.place(device.node))]
+            if helpers and self._alive(other) + len(helpers) > 1:
+                return {helpers[-1].node: group}
         for lender in sorted(self.groups, key=lambda one: (bool(one.pool), -self._alive(one))):
             free = [device for device in self.seated[lender] if device.alive and device.node not in found]
             able = [device for device in free if device.serves(group.pool)]

@@ -283,6 +283,20 @@ def test_a_service_whose_devices_are_all_dead_is_served_by_others() -> None:
     assert sum(place.pool == "media" for place in world.places.values()) == 1
 
 
+def test_a_stand_in_is_called_off_for_a_persona_that_has_nobody() -> None:
+    """One of p1's two is dead and stood in for; then p0 loses both and the reserve is dead: p0 gets the stand-in."""
+    world = World("dedicated", 8)
+    world.settle()
+    seats = {route: [n for n, p in world.places.items() if route in p.routes] for route in ("persona/p0", "persona/p1")}
+    reserve = [node for node, place in world.places.items() if place.tier == "reserve"]
+    world.set(seats["persona/p1"][:1], presence="gone")
+    world.settle()
+    world.set([*seats["persona/p0"], *(node for node in reserve if not world.places[node].routes)], presence="gone")
+    world.settle()
+    assert any("persona/p0" in world.places[node].routes for node in world.alive), world.places
+    check(world)
+
+
 def test_without_a_reserve_one_device_of_each_persona_answers_the_others() -> None:
     """The whole reserve dies: personas without devices of their own are still answered, and not by one device alone."""
     world = World("dedicated", 96)
