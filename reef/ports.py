@@ -235,6 +235,9 @@ class KnowledgeIndex(Protocol):
     def drop(self, document_ids: Sequence[str], progressed: Callable[[], None]) -> None:
         """Forget these documents' windows; their rows are still there."""
 
+    def drop_store(self, store: str) -> None:
+        """Forget a store with all that is in it; no error where there is none."""
+
     def search(self, job: QueryJob, vector: NDArray[np.float32]) -> list[Passage]:
         """The best passages of documents that are `indexed` in one of the job's stores, best first."""
 

@@ -92,7 +92,8 @@ class UploadLimits(msgspec.Struct, frozen=True, kw_only=True):
 class DocumentQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which documents to list. `query` is looked for in names and titles; `kind` is told by a name's extension.
 
-    State `working` is every state on the way, `current` every one but `replaced`.
+    State `working` is every state on the way, `current` every one but `replaced`. Store `-`: those that are for nobody,
+    since the persona that read them was deleted.
     """
 
     query: Annotated[str, Meta(max_length=200)] = ""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from app.api.shapes import MemoryDraft, PersonaList, PersonaView
+from app.api.shapes import MemoryDraft, PersonaEnd, PersonaList, PersonaView
 from app.services import Services
 from app.web import Answer, Call
 from reef.contracts.jobs import ChatJob
 from reef.conversation.reply import plain_name
+from reef.knowledge.parting import delete_persona
 from reef.models.adapters import parts_of
 from reef.personas import store
 from reef.personas.store import Persona, PersonaDraft
@@ -44,8 +45,12 @@ def update(call: Call, persona_id: str) -> PersonaView:
 
 
 def delete(call: Call, persona_id: str) -> Answer:
-    """Delete a persona and its memories; its conversations stay readable."""
-    store.delete_persona(call.services.database, persona_id)
+    """Delete a persona and its memories; its conversations stay readable, and its id is never given again.
+
+    Documents that no other persona reads are kept, for nobody until they are assigned; `documents=delete` deletes them.
+    """
+    query: PersonaEnd = call.query
+    delete_persona(call.services.uploads.flow, persona_id, query.documents)
     return Answer(status=204)
 
 

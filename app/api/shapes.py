@@ -35,6 +35,12 @@ class MemoryDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: Annotated[str, Meta(max_length=2_000, pattern=NOT_BLANK)]
 
 
+class PersonaEnd(msgspec.Struct, frozen=True):
+    """What becomes of the documents that a deleted persona alone reads."""
+
+    documents: Literal["keep", "delete"] = "keep"
+
+
 class SessionQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which sessions to list. `query` is looked for in titles and messages; `before` is the `next` of a page."""
 

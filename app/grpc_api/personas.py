@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from app.api.shapes import PersonaEnd
 from app.grpc_api import shapes
 from app.grpc_api.access import Context
 from app.grpc_api.generated import coral_reef_pb2 as pb
 from app.grpc_api.generated import coral_reef_pb2_grpc as services
 from app.grpc_api.hosting import Host
+from reef.knowledge.parting import delete_persona
 from reef.personas import store
 from reef.personas.store import PersonaDraft
 
@@ -43,5 +45,7 @@ class Personas(services.PersonasServicer):
 
     async def Delete(self, request: pb.DeletePersonaRequest, context: Context) -> pb.DeletePersonaAnswer:  # noqa: N802
         """Delete one."""
-        await self._host.read(store.delete_persona, self._database, shapes.identifier(request, "persona_id"))
+        persona_id = shapes.identifier(request, "persona_id")
+        wanted = shapes.read(request, PersonaEnd)
+        await self._host.read(delete_persona, self._host.services.uploads.flow, persona_id, wanted.documents)
         return pb.DeletePersonaAnswer()

@@ -8,7 +8,7 @@ Same name: in each store a name stands for the newest document that was indexed 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -203,6 +203,13 @@ def stores_of(connection: sa.Connection, document_id: str) -> set[str]:
     """The stores a document belongs to."""
     query = sa.select(document_stores.c.store).where(document_stores.c.document_id == document_id)
     return set(connection.execute(query).scalars())
+
+
+def put_into(connection: sa.Connection, document_id: str, stores: Iterable[str]) -> None:
+    """Add a document to these stores; none where its persona was deleted on the way."""
+    rows = [{"document_id": document_id, "store": store} for store in stores]
+    if rows:
+        connection.execute(document_stores.insert(), rows)
 
 
 def _row(connection: sa.Connection, document_id: str) -> Any:

@@ -41,11 +41,13 @@ class Differences(msgspec.Struct, kw_only=True):
     """Collections of stores that no longer exist."""
     unembedded: int = 0
     """Documents that were visible though vectors of theirs are missing or another model's."""
+    orphaned: int = 0
+    """Documents that were in the store of a persona that is gone."""
 
     @property
     def agree(self) -> bool:
         """Whether nothing was found."""
-        return not (self.missing or self.extra or self.dropped or self.unembedded)
+        return not (self.missing or self.extra or self.dropped or self.unembedded or self.orphaned)
 
 
 def compare(
@@ -58,6 +60,7 @@ def compare(
     """
     found = Differences(unembedded=_unembedded(database, model, repair=repair))
     living = _stores(database)
+    found.orphaned = _orphaned(database, repair=repair)
     collections = vectors.stores()
     for store in sorted(set(collections) - living):
         note(f"store {store} no longer exists")
@@ -159,6 +162,18 @@ def _belonging(database: Database, store: str, window_ids: Sequence[int]) -> set
     belongs = sa.exists().where(document_stores.c.document_id == documents.c.id, document_stores.c.store == store)
     with database.read() as connection:
         return set(owners(connection, window_ids, sa.and_(documents.c.state.in_(("indexed", "indexing")), belongs)))
+
+
+def _orphaned(database: Database, *, repair: bool) -> int:
+    """Taken out of that store, such a document is for nobody where it is in no other."""
+    living = sa.exists().where(personas.c.id == document_stores.c.store)
+    condition = sa.and_(document_stores.c.store != SHARED_STORE, ~living)
+    if not repair:
+        with database.read() as connection:
+            query = sa.select(sa.func.count()).select_from(document_stores).where(condition)
+            return connection.execute(query).scalar_one()
+    with database.write() as connection:
+        return connection.execute(document_stores.delete().where(condition)).rowcount
 
 
 def _unembedded(database: Database, model: str, *, repair: bool) -> int:

@@ -19,6 +19,8 @@ from reef.records.database import Database
 from reef.records.tables import chunks, document_stores, documents
 
 LISTED_MAX = 500
+NOBODY = "-"
+"""In place of a store: documents in none, since their persona was deleted. No persona's id."""
 
 
 class UnknownDocument(KeyError):
@@ -69,7 +71,8 @@ class DocumentChunk(msgspec.Struct, frozen=True, kw_only=True):
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Which documents to list; what is empty does not restrict.
 
-    `state` may also be `working` (not settled yet) or `current` (whatever no newer document took the place of).
+    `state` may also be `working` (not settled yet) or `current` (whatever no newer document took the place of),
+    `store` NOBODY.
     """
 
     text: str = ""
@@ -170,7 +173,7 @@ def _set_stores(connection: sa.Connection, document: Document, stores: list[str]
     if document.duplicate_of is None and document.state in changes.ALIVE:
         told += changes.promote(connection, document.id, now)
     connection.execute(document_stores.delete().where(document_stores.c.document_id == document.id))
-    connection.execute(document_stores.insert(), [{"document_id": document.id, "store": store} for store in stores])
+    changes.put_into(connection, document.id, stores)
     if document.duplicate_of is not None:
         told += changes.admit(connection, document.id, now)
     elif document.state == "indexed":
@@ -214,11 +217,15 @@ def _condition(wanted: Wanted) -> sa.ColumnElement[bool]:
     if wanted.upload_id:
         conditions.append(documents.c.upload_id == wanted.upload_id)
     if wanted.store:
-        belongs = sa.exists().where(
-            document_stores.c.document_id == documents.c.id, document_stores.c.store == wanted.store
-        )
-        conditions.append(belongs)
+        conditions.append(_in_store(wanted.store))
     return sa.and_(*conditions)
+
+
+def _in_store(store: str) -> sa.ColumnElement[bool]:
+    mine = document_stores.c.document_id == documents.c.id
+    if store == NOBODY:
+        return ~sa.exists().where(mine)
+    return sa.exists().where(mine, document_stores.c.store == store)
 
 
 def _in_state(state: str) -> sa.ColumnElement[bool]:

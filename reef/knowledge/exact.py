@@ -35,6 +35,9 @@ class ExactVectors:
     def delete(self, store: str, window_ids: Sequence[int]) -> None:
         """Nothing to do: the records are searched."""
 
+    def drop(self, store: str) -> None:
+        """Nothing to do: the records are searched."""
+
     def stores(self) -> list[str]:
         """None has anything besides the records."""
         return []

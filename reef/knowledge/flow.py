@@ -23,7 +23,7 @@ from reef.knowledge.originals import Originals
 from reef.knowledge.progress import Change, Progress
 from reef.ledger import JobRecord, LaneBusy, Ledger, NewJob
 from reef.placement.serving import Capacity, is_served
-from reef.records.tables import ACTIVE_STATES, documents, jobs, uploads
+from reef.records.tables import ACTIVE_STATES, documents, former_personas, jobs, uploads
 from reef.topology import Pool, Topology
 
 log = logging.getLogger(__name__)
@@ -227,10 +227,14 @@ TO_PURGE = sa.or_(
     sa.and_(documents.c.state.in_(("replaced", "cancelled")), documents.c.chunk_count > 0),
 )
 """Documents whose entries have to leave the index."""
-_ANYTHING_TO_INDEX = (
-    sa.select(documents.c.id).where(sa.or_(sa.and_(documents.c.state == "indexing", _GOES), TO_PURGE)).limit(1)
-)
-_ANYTHING_TO_DO = sa.select(documents.c.id).where(sa.or_(documents.c.state.in_(MOVING_STATES), TO_PURGE)).limit(1)
+STORES_TO_PURGE = sa.select(former_personas.c.id).where(former_personas.c.in_index)
+"""Stores of deleted personas that have to leave the index."""
+_ANYTHING_TO_INDEX = sa.union_all(
+    sa.select(documents.c.id).where(sa.or_(sa.and_(documents.c.state == "indexing", _GOES), TO_PURGE)), STORES_TO_PURGE
+).limit(1)
+_ANYTHING_TO_DO = sa.union_all(
+    sa.select(documents.c.id).where(sa.or_(documents.c.state.in_(MOVING_STATES), TO_PURGE)), STORES_TO_PURGE
+).limit(1)
 
 
 def to_index(mine: str) -> sa.ColumnElement[bool]:

@@ -73,6 +73,11 @@ class PassageIndex:
         with _reported():
             self._take_out(document_ids, {}, progressed)
 
+    def drop_store(self, store: str) -> None:
+        """Drop the store's collection. Raises EngineError."""
+        with _reported():
+            self._vectors.drop(store)
+
     def search(self, job: QueryJob, vector: NDArray[np.float32]) -> list[Passage]:
         """The passages that answer, by meaning and by words. Raises EngineError where Chroma is away."""
         with _reported():

@@ -23,7 +23,7 @@ from reef.knowledge.names import NAME_CHARS_MAX, PARTS_MAX, BadName, clean_name
 from reef.knowledge.originals import Kept, Originals
 from reef.knowledge.progress import Change
 from reef.ports import Cancelled, Hold, ParseFailed
-from reef.records.tables import document_stores, documents
+from reef.records.tables import documents
 
 TAKEN_TOGETHER = 100
 """Members whose rows are written in one transaction: others have their turn between two."""
@@ -105,8 +105,7 @@ def take_in(connection: sa.Connection, archive: Any, some: list[Inside], now: fl
     told: list[Change] = []
     for document_id, member in ids.items():
         connection.execute(documents.insert().values(_row(document_id, archive, member, now)))
-        rows = [{"document_id": document_id, "store": store} for store in stores]
-        connection.execute(document_stores.insert(), rows)
+        changes.put_into(connection, document_id, stores)
         if member.problem is None:
             told += changes.admit(connection, document_id, now)
         else:

@@ -20,12 +20,12 @@ from reef.knowledge import changes, members
 from reef.knowledge.archives import ArchiveLimits, is_archive
 from reef.knowledge.batch import Batch, Given
 from reef.knowledge.changes import Fenced, check_claim
-from reef.knowledge.flow import EMBED, PARSE, TO_PURGE, Stage, to_index
+from reef.knowledge.flow import EMBED, PARSE, STORES_TO_PURGE, TO_PURGE, Stage, to_index
 from reef.knowledge.model import Chunk, ParsedDocument
 from reef.knowledge.progress import Change
 from reef.ledger import Claim
 from reef.ports import Cancelled, DeviceContext, EngineError, Hold, ParseFailed, RunWriter
-from reef.records.tables import chunks, documents, windows
+from reef.records.tables import chunks, documents, former_personas, windows
 
 EMBED_CALL_TEXTS_MAX = 16
 """Windows of one call of the engine: a person's question waits no longer than for one."""
@@ -299,6 +299,7 @@ def _show(connection: sa.Connection, batch: Batch, put: dict[str, set[str]], now
 
 def _purge(batch: Batch) -> None:
     """Take out of the index what is not to be found any more, then what was made from it out of the records."""
+    _purge_stores(batch)
     database = batch.context.database
     while True:
         with database.read() as connection:
@@ -313,6 +314,19 @@ def _purge(batch: Batch) -> None:
             connection.execute(chunks.delete().where(chunks.c.document_id.in_(ids)))
             connection.execute(documents.update().where(documents.c.id.in_(ids)).values(chunk_count=0))
             connection.execute(documents.delete().where(documents.c.id.in_(ids), documents.c.state == "deleted"))
+        batch.hold.progressed()
+
+
+def _purge_stores(batch: Batch) -> None:
+    """Take out of the index the stores of personas that were deleted."""
+    with batch.context.database.read() as connection:
+        gone = list(connection.execute(STORES_TO_PURGE).scalars())
+    for store in gone:
+        batch.context.ingestion.index.drop_store(store)
+        with batch.context.database.write() as connection:
+            check_claim(connection, batch.claim)
+            which = former_personas.c.id == store
+            connection.execute(former_personas.update().where(which).values(in_index=False))
         batch.hold.progressed()
 
 

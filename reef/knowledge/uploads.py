@@ -17,7 +17,7 @@ from reef.knowledge.model import SHARED_STORE, UNSETTLED_STATES
 from reef.knowledge.names import clean_name
 from reef.knowledge.originals import Kept
 from reef.knowledge.progress import Change
-from reef.records.tables import document_stores, documents, personas, uploads
+from reef.records.tables import documents, personas, uploads
 
 STORES_MAX = 100
 """Stores of one document."""
@@ -314,9 +314,7 @@ def _insert(
             created_at=now,
         )
     )
-    connection.execute(
-        document_stores.insert(), [{"document_id": document_id, "store": store} for store in upload.stores]
-    )
+    changes.put_into(connection, document_id, upload.stores)
     if kept is not None:
         return document_id, changes.admit(connection, document_id, now)
     return document_id, [Change(document_id, upload.id, name, "receiving", now)]

@@ -50,6 +50,9 @@ class Vectors(Protocol):
     def delete(self, store: str, window_ids: Sequence[int]) -> None:
         """Delete windows."""
 
+    def drop(self, store: str) -> None:
+        """Drop a store with all its windows; no error where there is none."""
+
     def stores(self) -> list[str]:
         """Every store that has anything."""
 

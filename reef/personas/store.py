@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,9 @@ import yaml
 from msgspec import Meta
 
 from reef.contracts.frames import NOT_BLANK
+from reef.knowledge.model import SHARED_STORE
 from reef.records.database import Database
-from reef.records.tables import memories, personas
+from reef.records.tables import former_personas, memories, personas
 
 PERSONAS_MAX = 1000
 MEMORIES_MAX = 10_000
@@ -119,11 +121,12 @@ def find_persona(connection: sa.Connection, persona_id: str) -> Persona:
 
 
 def create_persona(database: Database, draft: PersonaDraft) -> Persona:
-    """Store a new persona under an id made from its name. Raises PersonaLimit."""
+    """Store a new persona under an id made from its name, which no persona ever had before. Raises PersonaLimit."""
     with database.write() as connection:
         taken = set(connection.execute(sa.select(personas.c.id)).scalars())
         if len(taken) >= PERSONAS_MAX:
             raise PersonaLimit(f"there are {PERSONAS_MAX} personas already; delete one first")
+        taken |= {SHARED_STORE, *connection.execute(sa.select(former_personas.c.id)).scalars()}
         values = _row(_free_id(draft.name, taken), msgspec.structs.asdict(draft), builtin=False)
         connection.execute(personas.insert().values(values))
         return find_persona(connection, values["id"])
@@ -137,11 +140,15 @@ def update_persona(database: Database, persona_id: str, draft: PersonaDraft) -> 
         return find_persona(connection, persona_id)
 
 
-def delete_persona(database: Database, persona_id: str) -> None:
-    """Delete a persona and its memories; its conversations stay readable. Raises UnknownPersona."""
-    with database.write() as connection:
-        if connection.execute(personas.delete().where(personas.c.id == persona_id)).rowcount != 1:
-            raise UnknownPersona(persona_id)
+def remove_persona(connection: sa.Connection, persona_id: str) -> None:
+    """Delete a persona and its memories; its conversations stay readable. Raises UnknownPersona.
+
+    Within the caller's transaction, which also decides what becomes of its documents: reef/knowledge/parting.py.
+    """
+    if connection.execute(personas.delete().where(personas.c.id == persona_id)).rowcount != 1:
+        raise UnknownPersona(persona_id)
+    connection.execute(memories.delete().where(memories.c.persona_id == persona_id))
+    connection.execute(former_personas.insert().values(id=persona_id, deleted_at=time.time(), in_index=True))
 
 
 def remember(database: Database, persona_id: str, text: str) -> Memory:
@@ -149,8 +156,8 @@ def remember(database: Database, persona_id: str, text: str) -> Memory:
     memory = Memory(uuid.uuid4().hex, persona_id, text, time.time())
     with database.write() as connection:
         find_persona(connection, persona_id)
-        count = sa.select(sa.func.count()).select_from(memories).where(memories.c.persona_id == persona_id)
-        if (connection.execute(count).scalar() or 0) >= MEMORIES_MAX:
+        held = sa.select(sa.func.count()).select_from(memories).where(memories.c.persona_id == persona_id)
+        if (connection.execute(held).scalar() or 0) >= MEMORIES_MAX:
             raise PersonaLimit(f"this persona holds {MEMORIES_MAX} memories, which is the limit")
         connection.execute(memories.insert().values(msgspec.structs.asdict(memory)))
     return memory
@@ -171,4 +178,4 @@ def _free_id(name: str, taken: set[str]) -> str:
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "persona"
     if slug not in taken:
         return slug
-    return next(f"{slug}-{n}" for n in range(2, PERSONAS_MAX + 3) if f"{slug}-{n}" not in taken)
+    return next(f"{slug}-{n}" for n in count(2) if f"{slug}-{n}" not in taken)

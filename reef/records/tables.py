@@ -94,6 +94,15 @@ personas = sa.Table(
     sa.Column("updated_at", sa.Double, nullable=False),
 )
 
+former_personas = sa.Table(
+    "former_personas",
+    metadata,
+    # ids of personas that were deleted: none is ever given to another, who would inherit what was kept under it
+    sa.Column("id", ID, primary_key=True),
+    sa.Column("deleted_at", sa.Double, nullable=False),
+    sa.Column("in_index", sa.Boolean, nullable=False),  # whether the vector index may still have its store
+)
+
 sessions = sa.Table(
     "sessions",
     metadata,

@@ -11,7 +11,7 @@ import pytest
 from reef.conversation import store
 from reef.conversation.prompt import build_prompt
 from reef.conversation.replay import replay
-from reef.personas.store import PersonaDraft, create_persona, delete_persona
+from reef.personas.store import PersonaDraft, create_persona, remove_persona
 from reef.ports import ChatRequest, ChatResult, EngineRefused
 from reef.records.database import Database
 from workers.engines.simulated import SimulatedEngine
@@ -61,7 +61,8 @@ def test_what_is_read_is_the_beginning_of_the_next_prompt(any_database: Database
     prompt, _ = build_prompt(persona, [], said, reader, 100)
     assert list(request.messages) == prompt[:-1]
     assert (request.tokens_max, request.cache_key) == (1, session.id)
-    delete_persona(any_database, persona.id)
+    with any_database.write() as connection:
+        remove_persona(connection, persona.id)
     assert replay(any_database, reader, session.id, 100, never) is None
 
 

@@ -1065,15 +1065,19 @@ class DeletePersonaRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PERSONA_ID_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
     persona_id: _builtins.str
+    documents: _builtins.str
+    """What becomes of the documents that it alone reads: `keep` (default; for nobody until they are assigned) or `delete`."""
     def __init__(
         self,
         *,
         persona_id: _builtins.str = ...,
+        documents: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["persona_id", b"persona_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "persona_id", b"persona_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

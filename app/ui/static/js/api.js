@@ -79,7 +79,10 @@ export const personas = () => call("GET", `${V1}/personas`).then((answer) => ans
 export const persona = (personaId) => call("GET", `${V1}/personas/${id(personaId)}`);
 export const createPersona = (fields) => call("POST", `${V1}/personas`, fields);
 export const updatePersona = (personaId, fields) => call("PUT", `${V1}/personas/${id(personaId)}`, fields);
-export const deletePersona = (personaId) => call("DELETE", `${V1}/personas/${id(personaId)}`);
+/** `documents`: "keep" or "delete" those that it alone reads. */
+export const deletePersona = (personaId, documents) => call("DELETE", `${V1}/personas/${id(personaId)}?documents=${documents}`);
+/** How many documents a persona reads besides those that all share. */
+export const countDocuments = (personaId) => call("GET", `${V1}/documents?${new URLSearchParams({ store: personaId, state: "current", limit: 1 })}`).then((answer) => answer.total);
 
 /** A page of the list: {sessions, next}; `before` is the `next` of the page before it. */
 export const sessions = (query, { limit, before = "" }) =>

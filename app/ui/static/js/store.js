@@ -56,8 +56,8 @@ export class Store extends Bus {
     return saved;
   }
 
-  async deletePersona(personaId) {
-    await api.deletePersona(personaId);
+  async deletePersona(personaId, documents) {
+    await api.deletePersona(personaId, documents);
     await this.loadPersonas();
     if (this.view.personaId === personaId && !this.view.sessionId) this.newChat(this.personas[0]?.id ?? null);
   }

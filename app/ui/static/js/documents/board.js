@@ -8,6 +8,8 @@ import * as api from "../api.js";
 import { Live } from "../live.js";
 
 export const SHARED = "shared";
+/** In place of a store: documents whose persona was deleted. */
+export const NOBODY = "-";
 
 export class Board extends Bus {
   constructor() {
@@ -24,6 +26,7 @@ export class Board extends Bus {
   /** Whom these stores are for, in words. */
   storeWords(stores) {
     if (stores.includes(SHARED)) return "Shared with all";
+    if (!stores.length) return "Nobody";
     const names = stores.map((store) => this.personas.find((persona) => persona.id === store)?.name ?? store);
     if (names.length <= 2) return names.join(" and ");
     return `${names[0]} and ${names.length - 1} more`;

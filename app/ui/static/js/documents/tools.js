@@ -3,7 +3,7 @@
 import { byId, h } from "../dom.js";
 import { confirm } from "../views/confirm.js";
 import { chooseStores } from "./stores_dialog.js";
-import { SHARED } from "./board.js";
+import { NOBODY, SHARED } from "./board.js";
 import { plural } from "./words.js";
 
 const SEARCH_AFTER_MS = 250;
@@ -68,7 +68,7 @@ export class Tools {
 
   #drawStores() {
     const { store } = this.fields;
-    const options = [["", "Any persona"], [SHARED, "Shared with all"], ...this.board.personas.map((persona) => [persona.id, persona.name])];
+    const options = [["", "Any persona"], [SHARED, "Shared with all"], ...this.board.personas.map((persona) => [persona.id, persona.name]), [NOBODY, "Nobody"]];
     store.replaceChildren(...options.map(([value, words]) => h("option", { value }, words)));
     store.value = this.shelf.wanted.store;
   }
@@ -97,7 +97,7 @@ export class Tools {
     const [first] = documents;
     const same = documents.every((document) => String(document.stores) === String(first.stores));
     const title = documents.length === 1 ? `Who is ${first.name.split("/").at(-1)} for?` : `Who are these ${documents.length} documents for?`;
-    const stores = await chooseStores(this.board, { title, stores: same ? first.stores : [SHARED], yes: "Save" });
+    const stores = await chooseStores(this.board, { title, stores: same && first.stores.length ? first.stores : [SHARED], yes: "Save" });
     if (!stores) return;
     const words = this.board.storeWords(stores);
     await this.#work(documents, "Assigning", (progress) => this.shelf.assign(documents, stores, progress), (count) => `${plural(count, "document")} now for: ${words}.`);

@@ -5,7 +5,7 @@ import { preference } from "../keep.js";
 import { confirm } from "../views/confirm.js";
 import { announcer, connectionBanner } from "../views/notices.js";
 import { themeToggle } from "../views/theme.js";
-import { Board } from "./board.js";
+import { Board, SHARED } from "./board.js";
 import * as calls from "./calls.js";
 import { mark, sections } from "./passages.js";
 import { chooseStores } from "./stores_dialog.js";
@@ -210,7 +210,7 @@ class Viewer {
   // ---- what a person does ----
 
   async #assign() {
-    const stores = await chooseStores(this.board, { title: "Who is this document for?", stores: this.document.stores, yes: "Save" });
+    const stores = await chooseStores(this.board, { title: "Who is this document for?", stores: this.document.stores.length ? this.document.stores : [SHARED], yes: "Save" });
     if (!stores) return;
     await this.#show(await calls.assign(documentId, stores));
     this.board.say(`Now for: ${this.board.storeWords(stores)}.`);

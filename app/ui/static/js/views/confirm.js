@@ -2,16 +2,19 @@
 
 import { byId } from "../dom.js";
 
-/** Resolves to whether the person agreed. */
-export function confirm({ title, text, yes }) {
+/** Resolves to null, or, where the person agreed, to {also}: whether what `also` offers was ticked. */
+export function confirm({ title, text, yes, also = "" }) {
   const dialog = byId("confirm-dialog");
   byId("confirm-title").textContent = title;
   byId("confirm-text").textContent = text;
   byId("confirm-yes").textContent = yes;
+  byId("confirm-also").checked = false;
+  byId("confirm-also-words").textContent = also;
+  byId("confirm-also-row").hidden = !also;
   dialog.returnValue = "cancel";
   dialog.showModal();
   byId("confirm-cancel").focus();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "confirm"), { once: true });
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "confirm" ? { also: byId("confirm-also").checked } : null), { once: true });
   });
 }

@@ -181,14 +181,23 @@ export class PersonaDialog {
 
   async #delete() {
     const { persona } = this;
-    const agreed = await confirm({ title: `Delete ${persona.name}?`, text: "Its chats stay, but nobody answers in them any more.", yes: `Delete ${persona.name}` });
+    const documents = await api.countDocuments(persona.id).catch(() => null);
+    const agreed = await confirm({ title: `Delete ${persona.name}?`, text: endWords(documents), yes: `Delete ${persona.name}`, also: documents === 0 ? "" : "Delete the documents that only it reads, too" });
     if (!agreed) return;
     try {
-      await this.store.deletePersona(persona.id);
+      await this.store.deletePersona(persona.id, agreed.also ? "delete" : "keep");
       this.dialog.close();
       this.store.say(`${persona.name} is deleted.`);
     } catch (problem) {
       this.#showErrors({}, problem.message);
     }
   }
+}
+
+/** What a person should know before a persona goes. `documents` is null where they could not be counted. */
+function endWords(documents) {
+  const chats = "Its chats stay, but nobody answers in them any more. What it was told to remember is forgotten.";
+  if (documents === 0) return chats;
+  const which = documents === null ? "Documents that only it reads" : `It reads ${documents === 1 ? "1 document" : `${documents.toLocaleString("en")} documents`} besides the shared ones. Those that no other persona reads`;
+  return `${chats} ${which} stay in the list, for nobody, until you assign or delete them.`;
 }
