@@ -136,7 +136,9 @@ def _wait(client: UploadClient, show: Show, upload_id: str, files: int) -> list[
         if upload["state"] in ENDED:
             break
         time.sleep(POLL_S)
-    show.done("indexing", f"{counts.get('indexed', 0)} files indexed in {span(time.monotonic() - began)}")
+    took = f"{counts.get('indexed', 0)} files indexed in {span(time.monotonic() - began)}"
+    replaced = progress["replaced"]
+    show.done("indexing", f"{took}, in place of {replaced} earlier documents" if replaced else took)
     if upload["state"] == "cancelled":
         raise Problem("The upload was cancelled.")
     return client.documents(upload_id, state="failed")

@@ -30,7 +30,10 @@ class UploadDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far an upload is. `files`: number of files in each state; rates are of the last half minute."""
+    """How far an upload is. `files`: number of files in each state; rates are of the last half minute.
+
+    `replaced`: documents of earlier uploads that its files took the place of, since they had the same names.
+    """
 
     files: dict[str, int]
     files_total: int
@@ -38,6 +41,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     bytes_received: int
     bytes_done: int
     chunks: int
+    replaced: int
     files_per_s: float
     bytes_per_s: float
     eta_s: float | None
@@ -63,7 +67,7 @@ class UploadQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AcceptedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that was accepted."""
+    """A file that was accepted, under the name it got: `notes (2).txt` where the upload had another `notes.txt`."""
 
     document_id: str
     name: str

@@ -121,7 +121,7 @@ def send(call: Call) -> Answer:
 def take_files(services: Services, upload: Upload, files: list[ReceivedFile], *, close_after: bool) -> AcceptedFiles:
     """Write files that were received down; `close_after`: no more will come. Raises what Uploads.add_kept raises."""
     try:
-        ids = services.uploads.add_kept(upload.id, [(file.name, file.kept) for file in files])
+        added = services.uploads.add_kept(upload.id, [(file.name, file.kept) for file in files])
     except BaseException:
         if close_after:
             services.uploads.cancel(upload.id)
@@ -129,8 +129,8 @@ def take_files(services: Services, upload: Upload, files: list[ReceivedFile], *,
     if close_after:
         services.uploads.close(upload.id)
     accepted = [
-        AcceptedFile(document_id=document_id, name=file.name, size_bytes=file.kept.size_bytes)
-        for document_id, file in zip(ids, files, strict=True)
+        AcceptedFile(document_id=one.document_id, name=one.name, size_bytes=file.kept.size_bytes)
+        for one, file in zip(added, files, strict=True)
     ]
     return AcceptedFiles(upload_id=upload.id, stores=upload.stores, documents=accepted)
 

@@ -152,6 +152,7 @@ class Citation(Event, frozen=True, kw_only=True):
 class UploadProgress(Event, frozen=True, kw_only=True, tag="upload"):
     """How far an upload is. `files`: number of files in each state. Rates are of the last half minute.
 
+    `replaced`: documents of earlier uploads that its files took the place of.
     With `snapshot` it is read from the records for a client that begins to watch: what came before is in it.
     """
 
@@ -163,6 +164,7 @@ class UploadProgress(Event, frozen=True, kw_only=True, tag="upload"):
     bytes_received: int
     bytes_done: int
     chunks: int
+    replaced: int = 0
     files_per_s: float = 0.0
     bytes_per_s: float = 0.0
     eta_s: float | None = None

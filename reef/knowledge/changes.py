@@ -15,9 +15,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from reef.knowledge.model import MOVING_STATES
+from reef.knowledge.names import stem_and_ending
 from reef.knowledge.progress import Change
 from reef.ledger import Claim
-from reef.records.tables import document_stores, documents, jobs
+from reef.records.tables import document_stores, documents, jobs, uploads
 
 IDS_AT_ONCE = 500
 _LOCK = "SELECT pg_advisory_xact_lock(7461726566)"
@@ -172,7 +173,7 @@ def _follow_indexed(connection: sa.Connection, document_ids: Sequence[str], now:
 def _take_places(connection: sa.Connection, row: Any, now: float) -> list[Change]:
     """In each of its stores this document stands for its name, unless a newer one does."""
     others = connection.execute(
-        sa.select(documents.c.id, documents.c.created_at).where(
+        sa.select(documents.c.id, documents.c.created_at, documents.c.upload_id).where(
             documents.c.name == row["name"],
             documents.c.id != row["id"],
             documents.c.state == "indexed",
@@ -182,21 +183,37 @@ def _take_places(connection: sa.Connection, row: Any, now: float) -> list[Change
     changes: list[Change] = []
     for other in others.all():
         newer = (other["created_at"], other["id"]) > (row["created_at"], row["id"])
-        loser, winner = (row["id"], other["id"]) if newer else (other["id"], row["id"])
-        changes += _give_up_stores(connection, loser, stores_of(connection, winner), now)
+        loser, winner = (row, other) if newer else (other, row)
+        given_up = _give_up_stores(connection, loser["id"], stores_of(connection, winner["id"]), now)
+        if given_up is not None:
+            changes += given_up
+            _count_replaced(connection, winner["upload_id"])
     return changes
 
 
-def _give_up_stores(connection: sa.Connection, document_id: str, stores: set[str], now: float) -> list[Change]:
+def _count_replaced(connection: sa.Connection, upload_id: str | None) -> None:
+    count = uploads.c.replaced + 1
+    connection.execute(uploads.update().where(uploads.c.id == upload_id).values(replaced=count))
+
+
+def _give_up_stores(connection: sa.Connection, document_id: str, stores: set[str], now: float) -> list[Change] | None:
+    """None where it had none of these stores."""
     shared = stores_of(connection, document_id) & stores
     if not shared:
-        return []
+        return None
     own = document_stores.c.document_id == document_id
     if shared == stores_of(connection, document_id):
-        return leave(connection, [document_id], "replaced", now, reason="A newer upload of this name took its place.")
+        return give_way(connection, document_id, "A newer upload of this name took its place.", now)
     # what the index still has of it in those stores is not shown: the records decide
     connection.execute(document_stores.delete().where(own, document_stores.c.store.in_(shared)))
     return []
+
+
+def give_way(connection: sa.Connection, document_id: str, reason: str, now: float) -> list[Change]:
+    """Something else takes this document's place: its row stays for who looks for it, its original is let go of."""
+    told = leave(connection, [document_id], "replaced", now, reason=reason)
+    connection.execute(documents.update().where(documents.c.id == document_id).values(sha256=None))
+    return told
 
 
 def stores_of(connection: sa.Connection, document_id: str) -> set[str]:
@@ -210,6 +227,22 @@ def put_into(connection: sa.Connection, document_id: str, stores: Iterable[str])
     rows = [{"document_id": document_id, "store": store} for store in stores]
     if rows:
         connection.execute(document_stores.insert(), rows)
+
+
+def names_taken(connection: sa.Connection, upload_id: str | None, name: str, sha256: str | None) -> set[str]:
+    """Names in this upload that a file may not get: those of files with other content, which it would replace.
+
+    Looks at this name, and where it is taken, at those that are made from it. `sha256` None: its content is not known.
+    """
+    here = sa.and_(documents.c.upload_id == upload_id, documents.c.state.in_(("receiving", *ALIVE)))
+    other = documents.c.sha256.is_distinct_from(sha256) if sha256 else sa.true()
+    query = sa.select(documents.c.name).where(here, other)
+    taken = set(connection.execute(query.where(documents.c.name == name)).scalars())
+    if taken:
+        stem, _ = stem_and_ending(name)
+        numbered = documents.c.name.startswith(f"{stem} (", autoescape=True)
+        taken |= set(connection.execute(query.where(numbered)).scalars())
+    return taken
 
 
 def _row(connection: sa.Connection, document_id: str) -> Any:

@@ -28,7 +28,11 @@ class UnknownDocument(KeyError):
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """A document. `name` is its path in its upload; times are Unix seconds."""
+    """A document. `name` is its path in its upload; times are Unix seconds.
+
+    `sha256` is None where its original is not here: not yet, or no more, since something else took its place.
+    `successor` is told of a single replaced document: what is found under its name in its stores now.
+    """
 
     id: str
     upload_id: str | None
@@ -52,6 +56,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     indexed_at: float | None
     stores: list[str]
+    successor: str | None = None
 
 
 class DocumentChunk(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +87,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     upload_id: str = ""
 
 
-_COLUMNS = [documents.c[name] for name in Document.__struct_fields__ if name != "stores"]
+_COLUMNS = [documents.c[name] for name in Document.__struct_fields__ if name not in ("stores", "successor")]
 
 
 def list_documents(flow: Flow, wanted: Wanted, limit: int, offset: int) -> tuple[list[Document], int]:
@@ -112,7 +117,21 @@ def count_states(database: Database) -> dict[str, int]:
 def get_document(flow: Flow, document_id: str) -> Document:
     """The document of that id. Raises UnknownDocument."""
     with flow.database.read() as connection:
-        return _find(connection, document_id)
+        document = _find(connection, document_id)
+        successor = _successor(connection, document) if document.state == "replaced" else None
+    return msgspec.structs.replace(document, successor=successor)
+
+
+def _successor(connection: sa.Connection, document: Document) -> str | None:
+    query = (
+        sa.select(documents.c.id)
+        .join(document_stores, document_stores.c.document_id == documents.c.id)
+        .where(documents.c.name == document.name, documents.c.state == "indexed")
+        .where(document_stores.c.store.in_(document.stores))
+        .order_by(documents.c.created_at.desc(), documents.c.id.desc())
+        .limit(1)
+    )
+    return connection.execute(query).scalar()
 
 
 def get_chunks(flow: Flow, document_id: str, limit: int, offset: int) -> tuple[list[DocumentChunk], int]:

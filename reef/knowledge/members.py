@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from reef.knowledge import changes
 from reef.knowledge.archives import ArchiveLimits, Member, expand, is_archive
-from reef.knowledge.names import NAME_CHARS_MAX, PARTS_MAX, BadName, clean_name
+from reef.knowledge.names import NAME_CHARS_MAX, PARTS_MAX, BadName, clean_name, distinct_name
 from reef.knowledge.originals import Kept, Originals
 from reef.knowledge.progress import Change
 from reef.ports import Cancelled, Hold, ParseFailed
@@ -104,13 +104,25 @@ def take_in(connection: sa.Connection, archive: Any, some: list[Inside], now: fl
     stores = sorted(changes.stores_of(connection, archive["id"]))
     told: list[Change] = []
     for document_id, member in ids.items():
-        connection.execute(documents.insert().values(_row(document_id, archive, member, now)))
+        row = _row(document_id, archive, member, now)
+        problem = member.problem or _name_apart(connection, row)
+        connection.execute(documents.insert().values(row))
         changes.put_into(connection, document_id, stores)
-        if member.problem is None:
+        if problem is None:
             told += changes.admit(connection, document_id, now)
         else:
-            told += changes.failed(connection, document_id, member.problem.code, str(member.problem), now)
+            told += changes.failed(connection, document_id, problem.code, str(problem), now)
     return told
+
+
+def _name_apart(connection: sa.Connection, row: dict[str, Any]) -> ParseFailed | None:
+    """Give the row a name that no other file of the upload has, or say why it cannot have one."""
+    taken = changes.names_taken(connection, row["upload_id"], row["name"], row["sha256"])
+    try:
+        row["name"] = distinct_name(row["name"], taken)
+    except BadName as error:
+        return ParseFailed("unsupported", f"The file cannot be stored under its name: {error}")
+    return None
 
 
 def _row_id(archive_id: str, member: Inside) -> str:
@@ -134,6 +146,6 @@ def _row(document_id: str, archive: Any, member: Inside, now: float) -> dict[str
 
 
 def give_way(connection: sa.Connection, archive_id: str, count: int) -> list[Change]:
-    """All members are in: the archive's own row has done its part."""
+    """All members are in, each kept as a file of its own: the archive has done its part."""
     reason = f"It was unpacked: its {count:,} files took its place."
-    return changes.leave(connection, [archive_id], "replaced", time.time(), reason=reason)
+    return changes.give_way(connection, archive_id, reason, time.time())

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import count
+from pathlib import PurePosixPath
+
 NAME_CHARS_MAX = 500
 PARTS_MAX = 64
+SAME_NAME_MAX = 1_000
+"""Files of one name in one upload."""
+_DOUBLE_ENDINGS = (".tar.gz",)
 
 
 class BadName(ValueError):
@@ -23,3 +29,25 @@ def clean_name(given: str) -> str:
     if not name.isprintable():
         raise BadName("a name must not have control characters.")
     return name
+
+
+def stem_and_ending(name: str) -> tuple[str, str]:
+    """What is before and what is from the ending on: `notes`, `.txt`."""
+    double = next((ending for ending in _DOUBLE_ENDINGS if name.lower().endswith(ending)), "")
+    length = len(double or PurePosixPath(name).suffix)
+    return (name[:-length], name[-length:]) if length else (name, "")
+
+
+def distinct_name(name: str, taken: set[str]) -> str:
+    """The name, or the first of `notes (2).txt`, `notes (3).txt`, … that is not taken. Raises BadName."""
+    if name not in taken:
+        return name
+    if len(taken) >= SAME_NAME_MAX:
+        raise BadName(f"an upload may have {SAME_NAME_MAX} files of one name; give them names of their own.")
+    stem, ending = stem_and_ending(name)
+    for number in count(2):
+        mark = f" ({number})"
+        another = stem[: NAME_CHARS_MAX - len(mark) - len(ending)] + mark + ending
+        if another not in taken:
+            return another
+    raise AssertionError("numbers do not end")

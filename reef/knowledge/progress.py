@@ -54,9 +54,10 @@ class Change(msgspec.Struct, frozen=True):
 
 def measure(connection: sa.Connection, upload_id: str, now: float) -> UploadProgress | None:
     """An upload's counts, or None where there is no such upload."""
-    upload = connection.execute(sa.select(uploads.c.state).where(uploads.c.id == upload_id)).scalar()
-    if upload is None:
+    about = connection.execute(sa.select(uploads.c.state, uploads.c.replaced).where(uploads.c.id == upload_id)).first()
+    if about is None:
         return None
+    upload = about.state
     d = documents.c
     recent = sa.and_(d.state.in_(SETTLED), d.state_at > now - RATE_OVER_S)
     query = (
@@ -88,6 +89,7 @@ def measure(connection: sa.Connection, upload_id: str, now: float) -> UploadProg
         bytes_received=int(sum(row["received"] for row in rows)),
         bytes_done=int(sum(row["size"] for row in rows if row["state"] in SETTLED)),
         chunks=int(sum(row["chunks"] for row in rows)),
+        replaced=about.replaced,
         files_per_s=round(files_per_s, 2),
         bytes_per_s=round(float(sum(row["recent_bytes"] for row in rows)) / span_s, 1),
         eta_s=round(left / files_per_s, 1) if moving else None,

@@ -14,7 +14,7 @@ from reef.knowledge import changes
 from reef.knowledge.changes import leave
 from reef.knowledge.flow import Flow, close_finished
 from reef.knowledge.model import SHARED_STORE, UNSETTLED_STATES
-from reef.knowledge.names import clean_name
+from reef.knowledge.names import clean_name, distinct_name
 from reef.knowledge.originals import Kept
 from reef.knowledge.progress import Change
 from reef.records.tables import documents, personas, uploads
@@ -61,6 +61,13 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     updated_at: float
     finished_at: float | None
+
+
+class Added(msgspec.Struct, frozen=True):
+    """A file that was written down: its document, and the name it got."""
+
+    document_id: str
+    name: str
 
 
 _UPLOAD = [uploads.c[name] for name in Upload.__struct_fields__]
@@ -184,9 +191,9 @@ class Uploads:
         self.originals.check_room(size_bytes)
         with self.database.write() as connection:
             upload = self._open(connection, upload_id, 1, size_bytes)
-            document_id, told = _insert(connection, upload, name, size_bytes, None)
+            added, told = _insert(connection, upload, name, size_bytes, None)
         self.flow.progress.tell(told)
-        return document_id
+        return added.document_id
 
     def note_received(self, document_id: str, received_bytes: int) -> None:
         """So many bytes of a file are here now."""
@@ -213,14 +220,14 @@ class Uploads:
             told = changes.admit(connection, document_id, now) if came.rowcount else []
         self._after(told)
 
-    def add_kept(self, upload_id: str, files: Sequence[tuple[str, Kept]]) -> list[str]:
-        """Files that are here already; gives their documents' ids.
+    def add_kept(self, upload_id: str, files: Sequence[tuple[str, Kept]]) -> list[Added]:
+        """Files that are here already; gives what became of each.
 
         Raises BadName, UnknownUpload, UploadClosed, UploadFull.
         """
         cleaned = [(clean_name(name), kept) for name, kept in files]
         left_bytes = sum(kept.size_bytes for _, kept in cleaned)
-        ids: list[str] = []
+        found: list[Added] = []
         # in small transactions: other requests have their turn between them
         for start in range(0, len(cleaned), FILES_TOGETHER):
             told: list[Change] = []
@@ -228,13 +235,13 @@ class Uploads:
                 changes.alone(connection)
                 upload = self._open(connection, upload_id, len(cleaned) - start, left_bytes)
                 for name, kept in cleaned[start : start + FILES_TOGETHER]:
-                    document_id, changed = _insert(connection, upload, name, kept.size_bytes, kept)
-                    ids.append(document_id)
+                    added, changed = _insert(connection, upload, name, kept.size_bytes, kept)
+                    found.append(added)
                     told += changed
                     left_bytes -= kept.size_bytes
             self._after(told, upload_id)
             time.sleep(0)
-        return ids
+        return found
 
     def _open(self, connection: sa.Connection, upload_id: str, files: int, size_bytes: int) -> Upload:
         """The upload, if it takes so much more."""
@@ -298,9 +305,10 @@ def retry(connection: sa.Connection, document_id: str) -> list[Change]:
 
 def _insert(
     connection: sa.Connection, upload: Upload, name: str, size_bytes: int, kept: Kept | None
-) -> tuple[str, list[Change]]:
+) -> tuple[Added, list[Change]]:
     now = time.time()
     document_id = uuid.uuid4().hex
+    name = distinct_name(name, changes.names_taken(connection, upload.id, name, kept.sha256 if kept else None))
     connection.execute(
         documents.insert().values(
             id=document_id,
@@ -316,8 +324,8 @@ def _insert(
     )
     changes.put_into(connection, document_id, upload.stores)
     if kept is not None:
-        return document_id, changes.admit(connection, document_id, now)
-    return document_id, [Change(document_id, upload.id, name, "receiving", now)]
+        return Added(document_id, name), changes.admit(connection, document_id, now)
+    return Added(document_id, name), [Change(document_id, upload.id, name, "receiving", now)]
 
 
 def _upload(row: Any) -> Upload:

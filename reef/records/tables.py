@@ -162,6 +162,8 @@ uploads = sa.Table(
     sa.Column("name", sa.String(200), nullable=False, default=""),
     sa.Column("state", sa.String(16), nullable=False),  # reef.knowledge.model.UploadState
     sa.Column("stores", sa.Text, nullable=False),  # JSON list of store names its documents go to
+    # documents of other uploads that its files took the place of
+    sa.Column("replaced", sa.Integer, nullable=False, default=0, server_default="0"),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("updated_at", sa.Double, nullable=False),
     sa.Column("finished_at", sa.Double),
@@ -176,7 +178,7 @@ documents = sa.Table(
     sa.Column("name", sa.String(500), nullable=False),  # path within the upload
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("received_bytes", sa.BigInteger, nullable=False, default=0),
-    sa.Column("sha256", sa.String(64)),  # of the original file, which is kept under that name
+    sa.Column("sha256", sa.String(64)),  # of the original file, kept under that name; None: not here, or no more
     sa.Column("mime_type", sa.String(120), nullable=False, default=""),
     sa.Column("state", sa.String(16), nullable=False),  # reef.knowledge.model.DocumentState
     sa.Column("state_at", sa.Double, nullable=False),

@@ -1351,7 +1351,8 @@ Global___UploadEvent: _TypeAlias = UploadEvent  # noqa: Y015
 @_typing.final
 class UploadProgress(_message.Message):
     """How far an upload is. `files`: number of files in each state; rates are of the last half minute. With `snapshot` it
-    is read from the records for a client that begins to watch: what came before is in it.
+    is read from the records for a client that begins to watch: what came before is in it. `replaced`: documents of earlier
+    uploads that its files took the place of.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1388,6 +1389,7 @@ class UploadProgress(_message.Message):
     BYTES_PER_S_FIELD_NUMBER: _builtins.int
     ETA_S_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
     upload_id: _builtins.str
     state: _builtins.str
     files_total: _builtins.int
@@ -1399,6 +1401,7 @@ class UploadProgress(_message.Message):
     bytes_per_s: _builtins.float
     eta_s: _builtins.float
     snapshot: _builtins.bool
+    replaced: _builtins.int
     @_builtins.property
     def files(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     def __init__(
@@ -1416,10 +1419,11 @@ class UploadProgress(_message.Message):
         bytes_per_s: _builtins.float = ...,
         eta_s: _builtins.float | None = ...,
         snapshot: _builtins.bool = ...,
+        replaced: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_eta_s", b"_eta_s", "eta_s", b"eta_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_s", b"_eta_s", "bytes_done", b"bytes_done", "bytes_per_s", b"bytes_per_s", "bytes_received", b"bytes_received", "bytes_total", b"bytes_total", "chunks", b"chunks", "eta_s", b"eta_s", "files", b"files", "files_per_s", b"files_per_s", "files_total", b"files_total", "snapshot", b"snapshot", "state", b"state", "upload_id", b"upload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_s", b"_eta_s", "bytes_done", b"bytes_done", "bytes_per_s", b"bytes_per_s", "bytes_received", b"bytes_received", "bytes_total", b"bytes_total", "chunks", b"chunks", "eta_s", b"eta_s", "files", b"files", "files_per_s", b"files_per_s", "files_total", b"files_total", "replaced", b"replaced", "snapshot", b"snapshot", "state", b"state", "upload_id", b"upload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__eta_s: _TypeAlias = _typing.Literal["eta_s"]  # noqa: Y015
     _WhichOneofArgType__eta_s: _TypeAlias = _typing.Literal["_eta_s", b"_eta_s"]  # noqa: Y015
@@ -1631,6 +1635,7 @@ class Document(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     INDEXED_AT_FIELD_NUMBER: _builtins.int
     STORES_FIELD_NUMBER: _builtins.int
+    SUCCESSOR_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     upload_id: _builtins.str
     name: _builtins.str
@@ -1652,6 +1657,8 @@ class Document(_message.Message):
     embedded_by: _builtins.str
     created_at: _builtins.float
     indexed_at: _builtins.float
+    successor: _builtins.str
+    """Of a replaced one: what is found under its name now. Told by Get."""
     @_builtins.property
     def stores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -1679,10 +1686,11 @@ class Document(_message.Message):
         created_at: _builtins.float = ...,
         indexed_at: _builtins.float | None = ...,
         stores: _abc.Iterable[_builtins.str] | None = ...,
+        successor: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_duplicate_of", b"_duplicate_of", "_indexed_at", b"_indexed_at", "_reason", b"_reason", "_reason_code", b"_reason_code", "_sha256", b"_sha256", "_upload_id", b"_upload_id", "duplicate_of", b"duplicate_of", "indexed_at", b"indexed_at", "reason", b"reason", "reason_code", b"reason_code", "sha256", b"sha256", "upload_id", b"upload_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_duplicate_of", b"_duplicate_of", "_indexed_at", b"_indexed_at", "_reason", b"_reason", "_reason_code", b"_reason_code", "_sha256", b"_sha256", "_successor", b"_successor", "_upload_id", b"_upload_id", "duplicate_of", b"duplicate_of", "indexed_at", b"indexed_at", "reason", b"reason", "reason_code", b"reason_code", "sha256", b"sha256", "successor", b"successor", "upload_id", b"upload_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duplicate_of", b"_duplicate_of", "_indexed_at", b"_indexed_at", "_reason", b"_reason", "_reason_code", b"_reason_code", "_sha256", b"_sha256", "_upload_id", b"_upload_id", "characters", b"characters", "chunk_count", b"chunk_count", "created_at", b"created_at", "duplicate_of", b"duplicate_of", "embedded_by", b"embedded_by", "id", b"id", "indexed_at", b"indexed_at", "language", b"language", "mime_type", b"mime_type", "name", b"name", "pages", b"pages", "reason", b"reason", "reason_code", b"reason_code", "received_bytes", b"received_bytes", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "state_at", b"state_at", "stores", b"stores", "title", b"title", "tokens", b"tokens", "upload_id", b"upload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duplicate_of", b"_duplicate_of", "_indexed_at", b"_indexed_at", "_reason", b"_reason", "_reason_code", b"_reason_code", "_sha256", b"_sha256", "_successor", b"_successor", "_upload_id", b"_upload_id", "characters", b"characters", "chunk_count", b"chunk_count", "created_at", b"created_at", "duplicate_of", b"duplicate_of", "embedded_by", b"embedded_by", "id", b"id", "indexed_at", b"indexed_at", "language", b"language", "mime_type", b"mime_type", "name", b"name", "pages", b"pages", "reason", b"reason", "reason_code", b"reason_code", "received_bytes", b"received_bytes", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "state_at", b"state_at", "stores", b"stores", "successor", b"successor", "title", b"title", "tokens", b"tokens", "upload_id", b"upload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__duplicate_of: _TypeAlias = _typing.Literal["duplicate_of"]  # noqa: Y015
     _WhichOneofArgType__duplicate_of: _TypeAlias = _typing.Literal["_duplicate_of", b"_duplicate_of"]  # noqa: Y015
@@ -1694,6 +1702,8 @@ class Document(_message.Message):
     _WhichOneofArgType__reason_code: _TypeAlias = _typing.Literal["_reason_code", b"_reason_code"]  # noqa: Y015
     _WhichOneofReturnType__sha256: _TypeAlias = _typing.Literal["sha256"]  # noqa: Y015
     _WhichOneofArgType__sha256: _TypeAlias = _typing.Literal["_sha256", b"_sha256"]  # noqa: Y015
+    _WhichOneofReturnType__successor: _TypeAlias = _typing.Literal["successor"]  # noqa: Y015
+    _WhichOneofArgType__successor: _TypeAlias = _typing.Literal["_successor", b"_successor"]  # noqa: Y015
     _WhichOneofReturnType__upload_id: _TypeAlias = _typing.Literal["upload_id"]  # noqa: Y015
     _WhichOneofArgType__upload_id: _TypeAlias = _typing.Literal["_upload_id", b"_upload_id"]  # noqa: Y015
     @_typing.overload
@@ -1706,6 +1716,8 @@ class Document(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reason_code) -> _WhichOneofReturnType__reason_code | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sha256) -> _WhichOneofReturnType__sha256 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__successor) -> _WhichOneofReturnType__successor | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__upload_id) -> _WhichOneofReturnType__upload_id | None: ...
 

@@ -60,7 +60,7 @@ export class Tools {
     for (const [name, field] of Object.entries(this.fields)) {
       const value = this.shelf.wanted[name];
       if (document.activeElement !== field && field.value !== value) field.value = value;
-      if (value && value !== "current") address.set(name, value);
+      if (name === "state" ? value !== "current" : value) address.set(name, value);
     }
     const query = address.toString();
     if (query !== location.search.slice(1)) history.replaceState(null, "", query ? `?${query}` : location.pathname);

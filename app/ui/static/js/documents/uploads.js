@@ -202,5 +202,6 @@ export function endWords(card) {
   const parts = [`${plural(files.indexed ?? 0, "file")} ready`];
   if (failedOf(card)) parts.push(`${failedOf(card)} failed`);
   if (files.cancelled) parts.push(`${files.cancelled} cancelled`);
+  if (card.progress.replaced) parts.push(`${plural(card.progress.replaced, "earlier document")} replaced`);
   return parts.join(", ");
 }
