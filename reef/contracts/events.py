@@ -130,10 +130,12 @@ class ToolCall(Event, frozen=True, kw_only=True, omit_defaults=False, tag="tool_
 
 
 class Citation(Event, frozen=True, kw_only=True):
-    """A passage the reply rests on. `start` and `end` are its place in the document's text, in code points.
+    """A passage the reply rests on. `start` and `end` are the place that is meant in the document's text, in code
+    points: the sentences of the passage where they can be told, with their page, else the whole passage.
 
-    `basis` says how sure that is: `cited` where the reply marks it as [number]; `source` where the reply marks nothing
-    (small models forget) and these are all the passages it was given.
+    `basis` says how sure that is: `cited` where the reply marks it as [number]; `matched` where the reply marks nothing
+    (small models forget) and this passage says in its words what the reply says; `source` where nothing is marked or
+    matched and these are all the passages it was given.
     """
 
     number: int
@@ -146,7 +148,7 @@ class Citation(Event, frozen=True, kw_only=True):
     page_first: int | None = None
     page_last: int | None = None
     headings: tuple[str, ...] = ()
-    basis: Literal["cited", "source"]
+    basis: Literal["cited", "matched", "source"]
 
 
 class UploadProgress(Event, frozen=True, kw_only=True, tag="upload"):

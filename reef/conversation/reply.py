@@ -121,6 +121,7 @@ class _Reply:
         self.prompt_s: float | None = None
         self.passages: list[Passage] = []
         self.notices: list[str] = []
+        self.question = ""
         self.queue_s = max(0.0, (claim.job.started_at or 0.0) - claim.job.created_at)
 
     def announce(self) -> None:
@@ -149,6 +150,7 @@ class _Reply:
 
     def look_up(self, job: ChatJob, question: str) -> str:
         """What the persona's documents say, for the prompt; tells a person where they could not be asked."""
+        self.question = question
         if job.grounding in ("wanted", "failed"):
             self._notice("The documents could not be searched; this reply does without them.")
         if job.grounding == "nothing":
@@ -187,7 +189,7 @@ class _Reply:
         metrics = self._metrics(result)
         reason: Literal["stop", "length"] = "length" if result.finish_reason == "length" else "stop"
         message: store.Message | None = None
-        cited = citations(text, self.passages)
+        cited = citations(text, self.passages, self.question)
         if store_as is not None and (text or not stopped):
             message = store.new_message(
                 store_as.session_id,

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from reef.knowledge import changes
 from reef.knowledge.flow import Flow
 from reef.knowledge.formats import Kind, extensions_of
-from reef.knowledge.model import UNSETTLED_STATES
+from reef.knowledge.model import UNSETTLED_STATES, PageStart
+from reef.knowledge.passages import page_starts_of
 from reef.knowledge.progress import Change
 from reef.knowledge.uploads import UploadClosed, check_stores, retry
 from reef.records.database import Database
@@ -60,7 +61,9 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DocumentChunk(msgspec.Struct, frozen=True, kw_only=True):
-    """A passage. `start` and `end` are its place in the document's text, in code points."""
+    """A passage. `start` and `end` are its place in the document's text, in code points; `page_starts`, the pages that
+    begin inside it, counts from the passage's own start.
+    """
 
     id: int
     number: int
@@ -70,6 +73,7 @@ class DocumentChunk(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     page_first: int | None
     page_last: int | None
+    page_starts: tuple[PageStart, ...]
     headings: list[str]
 
 
@@ -218,7 +222,8 @@ def retry_document(flow: Flow, document_id: str) -> Document:
 
 
 def _chunk(row: Any) -> DocumentChunk:
-    return DocumentChunk(**{**row, "headings": row["headings"].split("\n") if row["headings"] else []})
+    headings = row["headings"].split("\n") if row["headings"] else []
+    return DocumentChunk(**{**row, "headings": headings, "page_starts": page_starts_of(row["page_starts"])})
 
 
 def _condition(wanted: Wanted) -> sa.ColumnElement[bool]:

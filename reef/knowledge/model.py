@@ -35,6 +35,13 @@ class Page(msgspec.Struct, frozen=True):
     end: int
 
 
+class PageStart(msgspec.Struct, frozen=True):
+    """A page that begins inside a passage. `start` is its place in the passage's text."""
+
+    number: int
+    start: int
+
+
 class Block(msgspec.Struct, frozen=True):
     """A piece of the text that should not be cut inside if that can be helped."""
 
@@ -70,6 +77,8 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     page_first: int | None = None
     page_last: int | None = None
+    page_starts: tuple[PageStart, ...] = ()
+    """Of the pages that begin behind its first character."""
     headings: tuple[str, ...] = ()
     """Titles of the sections it stands in, outermost first."""
     windows: tuple[tuple[int, int], ...] = ()
@@ -89,6 +98,7 @@ class Passage(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     page_first: int | None = None
     page_last: int | None = None
+    page_starts: tuple[PageStart, ...] = ()
     headings: tuple[str, ...] = ()
     score: float
     """By which passages are ordered, higher is better."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import sqlalchemy as sa
 
-from reef.knowledge.model import Passage
+from reef.knowledge.model import PageStart, Passage
 from reef.knowledge.visible import visible
 from reef.records.tables import chunks, documents
 
@@ -32,6 +33,7 @@ def passage_of(row: sa.RowMapping, score: float, similarity: float | None = None
         title=row["title"],
         page_first=row["page_first"],
         page_last=row["page_last"],
+        page_starts=page_starts_of(row["page_starts"]),
         headings=tuple(row["headings"].splitlines()),
         start=row["start"],
         end=row["end"],
@@ -41,3 +43,8 @@ def passage_of(row: sa.RowMapping, score: float, similarity: float | None = None
         similarity=None if similarity is None else round(similarity, 4),
         why=why,
     )
+
+
+def page_starts_of(stored: str) -> tuple[PageStart, ...]:
+    """Of `chunks.page_starts`."""
+    return msgspec.json.decode(stored, type=tuple[PageStart, ...]) if stored else ()

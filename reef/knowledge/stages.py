@@ -178,6 +178,7 @@ def _chunk_row(document_id: str, chunk: Chunk) -> dict[str, Any]:
         "end": chunk.end,
         "page_first": chunk.page_first,
         "page_last": chunk.page_last,
+        "page_starts": msgspec.json.encode(chunk.page_starts).decode() if chunk.page_starts else "",
         "tokens": chunk.tokens,
     }
 

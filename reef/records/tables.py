@@ -240,6 +240,8 @@ chunks = sa.Table(
     sa.Column("end", sa.Integer, nullable=False),
     sa.Column("page_first", sa.Integer),
     sa.Column("page_last", sa.Integer),
+    # JSON list of reef.knowledge.model.PageStart; empty: it is of one page, or was made by an older version
+    sa.Column("page_starts", sa.Text, nullable=False, default="", server_default=""),
     sa.Column("tokens", sa.Integer, nullable=False),
     sa.UniqueConstraint("document_id", "number"),
     sqlite_autoincrement=True,  # a row number is never given twice: the vector index names its entries by them

@@ -49,7 +49,7 @@ def test_drop_ask_follow_the_citation(page: Page, reef: Reef) -> None:
     expect(mark).to_have_attribute("aria-label", re.compile(r"Source 1: keepers\.md"))
     assert_sound(page)
     mark.click()
-    expect(page).to_have_url(re.compile(r"/documents/[0-9a-f]+\?chunk=\d+$"))
+    expect(page).to_have_url(re.compile(r"/documents/[0-9a-f]+\?chunk=\d+&from=\d+&to=\d+$"))
     passage = page.locator("mark", has_text="Mette Holm")
     expect(passage.first).to_be_in_viewport()
     assert_sound(page)

@@ -82,7 +82,7 @@ def test_a_citation_is_written_and_read_as_promised() -> None:
 @pytest.mark.parametrize("event_type", list(events.RunEvent.__args__), ids=lambda kind: kind.__name__)
 def test_every_event_survives_the_wire(event_type: type[events.Event]) -> None:
     """Encoding and decoding gives the same event, number and run included."""
-    examples = {int: 7, float: 1.5, str: "x", Literal["cited", "source"]: "source"}
+    examples = {int: 7, float: 1.5, str: "x", Literal["cited", "matched", "source"]: "source"}
     fields = {}
     for field in msgspec.structs.fields(event_type):
         if field.required:

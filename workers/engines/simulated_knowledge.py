@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reef.knowledge.model import Block, Chunk, Page, ParsedDocument
+from reef.knowledge.model import Block, Chunk, Page, PageStart, ParsedDocument
 from reef.ports import Cancelled, EngineError, ParseFailed, Progress
 
 DIMENSIONS = 128
@@ -184,6 +184,11 @@ class SimulatedParser:
                     tokens=len(part),
                     page_first=min(pages, default=None),
                     page_last=max(pages, default=None),
+                    page_starts=tuple(
+                        PageStart(page.number, page.start - start)
+                        for page in document.pages
+                        if start < page.start < end
+                    ),
                     windows=tuple(
                         (part[n].start() - start if n else 0, part[min(n + WINDOW_TOKENS, len(part)) - 1].end() - start)
                         for n in range(0, len(part), WINDOW_TOKENS)

@@ -581,8 +581,9 @@ Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
 
 @_typing.final
 class Citation(_message.Message):
-    """A passage the reply rests on. `start` and `end` are its place in the document's text, in code points. `basis`:
-    `cited` where the reply marks it as [number], `source` where it marks nothing and was given this one.
+    """A passage the reply rests on. `start` and `end` are the place that is meant in the document's text, in code points.
+    `basis`: `cited` where the reply marks it as [number], `matched` where it marks nothing and this one says what the
+    reply says, `source` where neither was found and it was given this one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1068,7 +1069,7 @@ class DeletePersonaRequest(_message.Message):
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     persona_id: _builtins.str
     documents: _builtins.str
-    """What becomes of the documents that it alone reads: `keep` (default; for nobody until they are assigned) or `delete`."""
+    """What becomes of the documents that it alone reads: `keep` (the default: for nobody) or `delete`."""
     def __init__(
         self,
         *,
@@ -1351,8 +1352,8 @@ Global___UploadEvent: _TypeAlias = UploadEvent  # noqa: Y015
 @_typing.final
 class UploadProgress(_message.Message):
     """How far an upload is. `files`: number of files in each state; rates are of the last half minute. With `snapshot` it
-    is read from the records for a client that begins to watch: what came before is in it. `replaced`: documents of earlier
-    uploads that its files took the place of.
+    is read from the records for a client that begins to watch: what came before is in it. `replaced`: documents of
+    earlier uploads that its files took the place of.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

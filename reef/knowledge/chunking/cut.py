@@ -7,7 +7,7 @@ together hold every character that is not blank. The same document is always cut
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import msgspec
 
 from reef.knowledge.chunking.pieces import HEADING_CHARACTERS_MAX, Piece, Section, sections
 from reef.knowledge.chunking.tokens import TokenCounter
-from reef.knowledge.model import Chunk, Page, ParsedDocument
+from reef.knowledge.model import Chunk, Page, PageStart, ParsedDocument
 
 CHARACTERS_PER_TOKEN_MAX = 24
 """A passage ends where it has more than this many characters a token: blanks and marks may have no tokens at all."""
@@ -153,6 +153,10 @@ class Chunker:
             tokens=sum(piece.tokens for piece in pieces),
             page_first=_page(document.pages, starts, start),
             page_last=_page(document.pages, starts, end - 1),
+            page_starts=tuple(
+                PageStart(page.number, page.start - start)
+                for page in document.pages[bisect_right(starts, start) : bisect_left(starts, end)]
+            ),
             headings=path,
             windows=self._windows(document.text, pieces),
         )

@@ -199,6 +199,11 @@ def test_pages_are_told() -> None:
         last = pages[(chunk.page_last or 0) - 1]
         assert first.start <= chunk.start < first.end
         assert last.start < chunk.end <= last.end
+        begun = [page for page in pages if chunk.start < page.start < chunk.end]
+        assert [(one.number, chunk.start + one.start) for one in chunk.page_starts] == [
+            (page.number, page.start) for page in begun
+        ]
+    assert any(chunk.page_starts for chunk in chunks)
 
 
 def test_windows_are_even() -> None:

@@ -7,12 +7,13 @@ import { announcer, connectionBanner } from "../views/notices.js";
 import { themeToggle } from "../views/theme.js";
 import { Board, SHARED } from "./board.js";
 import * as calls from "./calls.js";
-import { mark, sections } from "./passages.js";
+import { mark, pageAt, sections } from "./passages.js";
 import { chooseStores } from "./stores_dialog.js";
 import { troubleNotice } from "./trouble.js";
 import { bytes, moving, number, pageWords, plural, splitName, stateWords, wayShare, wholeDate } from "./words.js";
 
 const LOOK_AGAIN_MS = 3_000;
+const ARCHIVE = /\.(zip|tar\.gz|tgz)$/i;
 const documentId = decodeURIComponent(location.pathname.split("/").at(-1));
 
 class Viewer {
@@ -118,13 +119,26 @@ class Viewer {
       replaced: shown.reason ?? "A newer document took its place; this one is not found any more.",
     }[shown.state];
     const onItsWay = moving(shown.state);
-    byId("way").textContent = words ?? (onItsWay ? `${stateWords(shown.state)}… Its text will stand here when it is ready.` : "");
+    const text = words ?? (onItsWay ? `${stateWords(shown.state)}… Its text will stand here when it is ready.` : "");
+    byId("way").replaceChildren(text, ...(shown.state === "replaced" ? [" ", this.#wayOn()] : []));
     byId("way").hidden = !byId("way").textContent;
     byId("way").classList.toggle("trouble", shown.state === "failed");
     byId("way-bar").hidden = !onItsWay;
     byId("way-bar").style.setProperty("--done", String(wayShare(shown)));
     byId("way-bar").setAttribute("aria-valuenow", String(Math.round(wayShare(shown) * 100)));
     byId("way-bar").setAttribute("aria-valuetext", stateWords(shown.state));
+  }
+
+  /** From a document that was replaced to what is found in its place, where an old citation may have meant. */
+  #wayOn() {
+    const { name, successor } = this.document;
+    if (successor) {
+      const from = new URLSearchParams(location.search).get("from");
+      const url = from === null ? calls.pageOf(successor) : `${calls.pageOf(successor)}?near=${encodeURIComponent(from)}`;
+      return h("a", { href: url }, from === null ? "Open the newer one" : "Open the newer one at about this place");
+    }
+    if (ARCHIVE.test(name)) return h("a", { href: `/documents?${new URLSearchParams({ query: `${name}/` })}` }, "Show its files");
+    return "The newer one was deleted since.";
   }
 
   // ---- the text ----
@@ -155,20 +169,36 @@ class Viewer {
   }
 
   #goToAddress({ last = true } = {}) {
-    const wanted = new URLSearchParams(location.search).get("chunk");
-    if (wanted === null) return;
+    const address = new URLSearchParams(location.search);
+    const wanted = address.get("chunk");
+    if (wanted === null) {
+      if (address.has("near")) this.#goNear(Number(address.get("near")), last);
+      return;
+    }
     const at = this.chunks.findIndex((chunk) => String(chunk.id) === wanted);
-    if (at >= 0) this.#goTo(at);
+    if (at >= 0) this.#goTo(at, spanOf(address, this.chunks[at]));
     else if (last) this.board.trouble({ message: "The passage of this address is not here any more: the document was indexed anew since. Its text follows." });
   }
 
-  #goTo(at) {
+  /** About where an older version of this document had something: nothing is marked, it may not be there any more. */
+  #goNear(place, last) {
+    const at = this.chunks.findIndex((chunk) => chunk.end > place);
+    if (at >= 0 || last) this.#goTo(at >= 0 ? at : this.chunks.length - 1, null);
+  }
+
+  /** `span`: what is meant in the document's text; null where that is not known. */
+  #goTo(at, span = this.chunks[at]) {
     this.at = at;
+    this.span = span;
     const chunk = this.chunks[at];
-    mark(this.text, chunk);
+    mark(this.text, chunk, span);
     const section = byId(`passage-${chunk.id}`);
     section.focus({ preventScroll: true });
-    const show = () => section.scrollIntoView({ block: section.offsetHeight < innerHeight * 0.7 ? "center" : "start" });
+    const show = () => {
+      const small = section.offsetHeight < innerHeight * 0.7;
+      const meant = small ? section : (span && span !== chunk && section.querySelector("mark")) || section;
+      meant.scrollIntoView({ block: small || meant !== section ? "center" : "start" });
+    };
     show();
     // what is off the screen has an estimated height until it was near: look again when it has its own
     requestAnimationFrame(() => requestAnimationFrame(show));
@@ -177,7 +207,7 @@ class Viewer {
 
   #drawSteps() {
     const chunk = this.chunks[this.at];
-    const place = chunk ? pageWords(chunk.page_first, chunk.page_last) : "";
+    const place = chunk ? placeWords(chunk, this.span) : "";
     byId("step-words").textContent = chunk ? [`Passage ${number(this.at + 1)} of ${number(this.document.chunk_count)}`, place].filter(Boolean).join(" · ") : plural(this.chunks.length, "passage");
     byId("previous").disabled = this.at <= 0;
     byId("next").disabled = this.at >= this.chunks.length - 1;
@@ -223,6 +253,17 @@ class Viewer {
     await calls.remove(documentId);
     location.assign("/documents");
   }
+}
+
+/** The span that an address names inside a passage; without one the whole passage is meant. */
+function spanOf(address, chunk) {
+  const [start, end] = ["from", "to"].map((name) => Number(address.get(name) ?? NaN));
+  return start >= chunk.start && start < end && end <= chunk.end ? { start, end } : chunk;
+}
+
+function placeWords(chunk, span) {
+  if (!span || span === chunk) return pageWords(chunk.page_first, chunk.page_last);
+  return pageWords(pageAt(chunk, span.start - chunk.start), pageAt(chunk, span.end - 1 - chunk.start));
 }
 
 function languageName(code) {

@@ -4,8 +4,16 @@ import { h } from "../dom.js";
 
 const MARK = /[[【]\s*(\d{1,3}(?:\s*[,;]\s*\d{1,3})*)\s*[\]】]/g;
 
-export function passageUrl(citation) {
-  return `/documents/${encodeURIComponent(citation.document_id)}?chunk=${citation.chunk_id}`;
+/** How sure it is that a reply rests on its sources, by the `basis` of its citations. */
+const BASES = {
+  cited: { title: "Sources", hint: "" },
+  matched: { title: "Matched by wording", hint: "The model marked no source. These passages say what the reply says." },
+  source: { title: "Passages it was given", hint: "The model marked no source, and no passage says what the reply says." },
+};
+
+/** The passage, and in it the place that is meant. */
+export function passageUrl({ document_id: documentId, chunk_id: chunk, start: from, end: to }) {
+  return `/documents/${encodeURIComponent(documentId)}?${new URLSearchParams({ chunk, from, to })}`;
 }
 
 /** Where a passage stands, in words: "page 3 · Berths". */
@@ -21,12 +29,12 @@ function fileName(name) {
 /** The list under a reply, or null where it rests on nothing. */
 export function sourcesList(citations) {
   if (!citations?.length) return null;
-  const marked = citations[0].basis === "cited";
-  const title = marked ? "Sources" : "Passages it was given";
+  const { title, hint } = BASES[citations[0].basis] ?? BASES.source;
   return h(
     "section",
-    { class: "sources", "aria-label": title },
-    h("h4", {}, title),
+    { class: "sources", "aria-label": title, dataset: { basis: citations[0].basis } },
+    h("h4", { title: hint }, title),
+    hint ? h("p", { class: "visually-hidden" }, hint) : null,
     h(
       "ol",
       {},
@@ -37,7 +45,8 @@ export function sourcesList(citations) {
           h(
             "a",
             { href: passageUrl(citation), class: "source", title: citation.name },
-            h("span", { class: "source-number", "aria-hidden": "true" }, String(citation.number)),
+            // a number stands for a mark in the reply; where there is none, there is no number
+            citation.basis === "cited" ? h("span", { class: "source-number", "aria-hidden": "true" }, String(citation.number)) : null,
             h("span", { class: "source-name" }, fileName(citation.name)),
             h("span", { class: "source-place" }, place(citation)),
           ),
