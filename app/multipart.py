@@ -11,9 +11,10 @@ from flask import request
 from werkzeug.datastructures import MultiDict
 from werkzeug.formparser import MultiPartParser
 
-from app.receiving import FilePart, ReceivedFile, check_files, file_limit
+from app.receiving import FilePart, ReceivedFile, check_files
 from app.refusals import Refusal
 from reef.knowledge.originals import Originals
+from reef.knowledge.uploads import Limits
 
 FIELDS_BYTES_MAX = 1024 * 1024
 """Of all fields that are no files together: names of a few thousand files."""
@@ -39,10 +40,10 @@ class _Part(FilePart):
 
 
 @contextmanager
-def receive_form(originals: Originals, *, file_bytes_max: int, files_max: int) -> Iterator[Form]:
+def receive_form(originals: Originals, limits: Limits) -> Iterator[Form]:
     """Read the request's body. Files that were received are garbage unless a row names them.
 
-    Raises Refusal, TooLarge, DiskFull, and what werkzeug raises for a body that cannot be read.
+    Raises Refusal, DiskFull, and what werkzeug raises for a body that cannot be read.
     """
     boundary = request.mimetype_params.get("boundary", "")
     if request.mimetype != "multipart/form-data" or not boundary.isascii() or not boundary:
@@ -50,20 +51,19 @@ def receive_form(originals: Originals, *, file_bytes_max: int, files_max: int) -
     parts: list[_Part] = []
 
     def begin(*, filename: str | None, **_about: Any) -> _Part:
-        check_files(len(parts) + 1, files_max)
-        parts.append(_Part(originals, filename or "", file_bytes_max))
+        check_files(len(parts) + 1, limits.files_max)
+        parts.append(_Part(originals, filename or "", limits.bytes_max(filename or "")))
         return parts[-1]
 
     parser = MultiPartParser(
         stream_factory=begin,  # type: ignore[arg-type]
         max_form_memory_size=FIELDS_BYTES_MAX,
-        max_form_parts=2 * files_max + PARTS_EXTRA_MAX,
+        max_form_parts=2 * limits.files_max + PARTS_EXTRA_MAX,
         buffer_size=BUFFER_BYTES,
     )
     try:
         try:
-            with file_limit(file_bytes_max):
-                fields, _ = parser.parse(request.stream, boundary.encode(), request.content_length)
+            fields, _ = parser.parse(request.stream, boundary.encode(), request.content_length)
         except ValueError as error:
             raise Refusal(400, "bad_multipart", "Bad body", f"The multipart body cannot be read: {error}.") from None
         yield Form(fields, _named(parts, fields.getlist("paths")))

@@ -6,13 +6,13 @@ Knows no protocol: multipart bodies (app/multipart.py) and gRPC streams (app/grp
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import msgspec
 
 from app.refusals import Refusal
 from reef.knowledge.originals import Incoming, Kept, Originals, TooLarge
+from reef.knowledge.uploads import too_long
 
 
 class ReceivedFile(msgspec.Struct, frozen=True):
@@ -28,13 +28,18 @@ class FilePart:
     def __init__(self, originals: Originals, filename: str, bytes_max: int) -> None:
         """Raises DiskFull."""
         self._originals, self.filename, self.name = originals, filename, uuid.uuid4().hex
+        self._bytes_max = bytes_max
         self._stack = ExitStack()
         self._incoming: Incoming = self._stack.enter_context(originals.receive(self.name, bytes_max=bytes_max))
         self.kept: Kept | None = None
 
     def write(self, data: bytes) -> int:
-        """Append. Raises TooLarge and DiskFull."""
-        return self._incoming.write(data)
+        """Append. Raises DiskFull, and Refusal where it turns out too long."""
+        try:
+            return self._incoming.write(data)
+        except TooLarge:
+            detail = f"{self.filename}: {too_long(self.filename, self._bytes_max)}"
+            raise Refusal(413, "file_too_large", "File too large", detail) from None
 
     def finish(self) -> Kept:
         """All of it is here: keep it. Raises DiskFull."""
@@ -46,15 +51,6 @@ class FilePart:
         """Leave nothing half-received behind."""
         self._stack.close()
         self._originals.discard(self.name)
-
-
-@contextmanager
-def file_limit(file_bytes_max: int) -> Iterator[None]:
-    """A file that turns out too long is refused in words."""
-    try:
-        yield
-    except TooLarge:
-        raise Refusal(413, "file_too_large", "File too large", f"A file may have {file_bytes_max} bytes.") from None
 
 
 def check_files(count: int, files_max: int) -> None:

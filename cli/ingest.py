@@ -17,7 +17,7 @@ from cli.data_directory import DataDirectory
 from cli.errors import Problem
 from cli.launch import base_url
 from cli.options import data_dir_option, settings_with
-from cli.reef_uploads import Answered, UploadClient
+from cli.reef_uploads import Answered, FileRefused, UploadClient
 from cli.show import Show, size, span
 
 POLL_S = 0.25
@@ -60,8 +60,8 @@ def ingest(
     address, found_key = _address(url, data_dir)
     with UploadClient(address, key or found_key) as client, Show() as show:
         try:
-            upload = _send_all(client, show, files, sorted(set(stores)), _upload_name(paths))
-            failed = _wait(client, show, upload, len(files)) if wait else []
+            upload, failed = _send_all(client, show, files, sorted(set(stores)), _upload_name(paths))
+            failed += _wait(client, show, upload) if wait else []
         except Answered as error:
             raise Problem(f"{address} refused: {error}") from None
         except httpx.HTTPError as error:
@@ -99,7 +99,10 @@ def _address(url: str | None, data_dir: object) -> tuple[str, str]:
     return address, directory.read_status_key() if address == own else ""
 
 
-def _send_all(client: UploadClient, show: Show, files: list[LocalFile], stores: list[str], name: str) -> str:
+def _send_all(
+    client: UploadClient, show: Show, files: list[LocalFile], stores: list[str], name: str
+) -> tuple[str, list[dict[str, Any]]]:
+    """Gives the upload's id, and the files that were refused before they were sent."""
     upload_id, known = client.find_open(name, stores)
     if upload_id:
         show.good(f"Going on with an interrupted upload: {len(known)} files are known already")
@@ -107,22 +110,27 @@ def _send_all(client: UploadClient, show: Show, files: list[LocalFile], stores: 
         upload_id, known = client.create(name, stores), {}
     total = sum(file.size_bytes for file in files) or 1
     sent = 0
+    refused: list[dict[str, Any]] = []
     for number, file in enumerate(files, start=1):
         note = f"{number} of {len(files)} files, {size(sent)}"
         show.progress("uploading", sent / total, note)
         document = known.get(file.name)
         if document is None or document["size_bytes"] != file.size_bytes:
-            document_id = client.begin(upload_id, file.name, file.size_bytes)
+            try:
+                document_id = client.begin(upload_id, file.name, file.size_bytes)
+            except FileRefused as error:
+                refused.append({"name": file.name, "reason": str(error)})
+                continue
             client.send(document_id, file.path, 0)
         elif document["state"] == "receiving":
             client.send(document["id"], file.path, client.offset(document["id"]))
         sent += file.size_bytes
     client.close_upload(upload_id)
-    show.done("uploading", f"{len(files)} files uploaded ({size(total)})")
-    return upload_id
+    show.done("uploading", f"{len(files) - len(refused)} files uploaded ({size(sent)})")
+    return upload_id, refused
 
 
-def _wait(client: UploadClient, show: Show, upload_id: str, files: int) -> list[dict[str, Any]]:
+def _wait(client: UploadClient, show: Show, upload_id: str) -> list[dict[str, Any]]:
     """Wait for the end; gives the documents that failed."""
     began = time.monotonic()
     while True:

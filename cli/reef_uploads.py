@@ -24,6 +24,10 @@ class Answered(Exception):
     """The reef refused; the text says why."""
 
 
+class FileRefused(Answered):
+    """The reef refused this one file; others may be taken."""
+
+
 class UploadClient:
     """The uploads of one reef. Raises Answered where it refuses, httpx.HTTPError where it does not answer."""
 
@@ -71,7 +75,7 @@ class UploadClient:
                 return found
 
     def begin(self, upload_id: str, name: str, size_bytes: int) -> str:
-        """Announce a file; gives its document's id."""
+        """Announce a file; gives its document's id. Raises FileRefused where it is too large."""
         pairs = {"relativePath": name, "upload_id": upload_id}
         metadata = ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in pairs.items())
         headers = {**TUS, "Upload-Length": str(size_bytes), "Upload-Metadata": metadata}
@@ -113,10 +117,11 @@ class UploadClient:
         answer = self._http.request(method, path, **options)
         if answer.is_error:
             try:
-                detail = answer.json()["detail"]
+                problem = answer.json()
+                detail, code = problem["detail"], problem["code"]
             except (ValueError, KeyError):
-                detail = f"status {answer.status_code}"
-            raise Answered(detail)
+                detail, code = f"status {answer.status_code}", ""
+            raise FileRefused(detail) if code == "file_too_large" else Answered(detail)
         return answer
 
 

@@ -76,11 +76,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Comma-separated web origins besides our own that may open a WebSocket."""
     require_api_key: bool = False
     """Ask for an API key on every request; always on when bound beyond loopback."""
-    upload_file_bytes_max: int = 2 * 1024**3
-    """Longest file that may be uploaded."""
+    upload_file_bytes_max: int = 2 * 10**9
+    """Longest archive that may be uploaded; other files have a limit of their own."""
     upload_files_max: int = 20_000
     """Files of one upload."""
-    upload_bytes_max: int = 50 * 1024**3
+    upload_bytes_max: int = 50 * 10**9
     """All files of one upload together."""
     disk_reserve_bytes: int = 1024**3
     """So much of the disk stays free: an upload that would need it is refused."""

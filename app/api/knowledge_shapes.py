@@ -83,9 +83,13 @@ class AcceptedFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UploadLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be uploaded. `reserve_bytes` of the disk stay free."""
+    """What may be uploaded. `reserve_bytes` of the disk stay free.
+
+    `file_bytes_max` is for archives; `document_bytes_max` for every other file, and for each file of an archive.
+    """
 
     file_bytes_max: int
+    document_bytes_max: int
     files_max: int
     upload_bytes_max: int
     reserve_bytes: int

@@ -22,6 +22,7 @@ from app.web import Answer, Call
 from reef.knowledge.documents import Document, UnknownDocument, delete_document, get_document
 from reef.knowledge.flow import RECEIVING_KEPT_S
 from reef.knowledge.originals import TooLarge
+from reef.knowledge.uploads import megabytes, too_long
 
 VERSION = "1.0.0"
 EXTENSIONS = "creation,expiration,termination"
@@ -46,9 +47,9 @@ def create(call: Call) -> Answer:
     _check_version()
     services = call.services
     check_pools(services)
-    length = _length(services)
     metadata = _metadata()
     name = metadata.get("relativePath") or metadata.get("relative_path") or metadata.get("filename", "")
+    length = _length(services, name)
     uploads = services.uploads
     upload_id = metadata.get("upload_id", "")
     own = not upload_id
@@ -156,14 +157,15 @@ def _check_version() -> None:
         raise Refusal(412, "tus_version", "Unknown version", detail, headers={"Tus-Version": VERSION} | _TUS)
 
 
-def _length(services: Services) -> int:
+def _length(services: Services, name: str) -> int:
     given = request.headers.get("Upload-Length", "")
     if not (given.isascii() and given.isdigit()) or len(given) > 18:
         detail = "Upload-Length must be the size of the file in bytes; a length that follows later is not supported."
         raise Refusal(400, "bad_length", "Bad length", detail)
-    most = services.uploads.limits.file_bytes_max
+    most = services.uploads.limits.bytes_max(name)
     if int(given) > most:
-        raise Refusal(413, "file_too_large", "File too large", f"A file may have {most} bytes.", headers=_TUS)
+        detail = f"{too_long(name, most)} This one has {megabytes(int(given))}."
+        raise Refusal(413, "file_too_large", "File too large", detail, headers=_TUS)
     return int(given)
 
 

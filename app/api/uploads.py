@@ -102,9 +102,7 @@ def send(call: Call) -> Answer:
     allowed = services.uploads.limits
     request.max_content_length = allowed.upload_bytes_max
     services.uploads.originals.check_room(request.content_length or 0)
-    with receive_form(
-        services.uploads.originals, file_bytes_max=allowed.file_bytes_max, files_max=allowed.files_max
-    ) as form:
+    with receive_form(services.uploads.originals, allowed) as form:
         if not form.files:
             raise Refusal(400, "no_files", "No files", "The body has no file; send at least one, e.g. -F file=@name.")
         upload_id = form.fields.get("upload_id", "")

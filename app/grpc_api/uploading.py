@@ -11,7 +11,7 @@ from app.grpc_api import shapes
 from app.grpc_api.generated import coral_reef_pb2 as pb
 from app.grpc_api.hosting import Host, Lane
 from app.grpc_api.limits import UPLOAD_IDLE_S
-from app.receiving import FilePart, ReceivedFile, check_files, file_limit
+from app.receiving import FilePart, ReceivedFile, check_files
 from app.refusals import Refusal
 from app.texts import refuse_nul_in
 
@@ -96,12 +96,11 @@ class Uploading:
         if self._bytes > self._limits.upload_bytes_max:
             detail = f"One upload may have {self._limits.upload_bytes_max} bytes; send the others in another one."
             raise Refusal(413, "limit_reached", "Limit reached", detail)
-        with file_limit(self._limits.file_bytes_max):
-            await self._lane.run(self._host.read(self._files[-1].write, data))
+        await self._lane.run(self._host.read(self._files[-1].write, data))
 
     def _open(self, name: str) -> None:
         # here and not with what is awaited: whoever hangs up meanwhile leaves a file that `close` knows of
-        self._files.append(FilePart(self._services.uploads.originals, name, self._limits.file_bytes_max))
+        self._files.append(FilePart(self._services.uploads.originals, name, self._limits.bytes_max(name)))
 
     def _write_down(self) -> AcceptedFiles:
         uploads = self._services.uploads

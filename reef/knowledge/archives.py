@@ -21,6 +21,7 @@ import msgspec
 
 from reef.knowledge.parsing.decode import decode
 from reef.knowledge.parsing.draft import clean
+from reef.knowledge.parsing.limits import DOCUMENT_BYTES_MAX
 from reef.ports import ParseFailed
 
 MIB = 1024 * 1024
@@ -34,7 +35,7 @@ class ArchiveLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How much one archive may bring."""
 
     members_max: int = 20_000
-    file_bytes_max: int = 100 * MIB
+    file_bytes_max: int = DOCUMENT_BYTES_MAX
     """Of one member; a larger one comes out as a problem, the others are not held up by it."""
     unpacked_bytes_max: int = 4096 * MIB
     unpacked_ratio_max: int = 200

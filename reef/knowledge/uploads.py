@@ -11,11 +11,13 @@ import msgspec
 import sqlalchemy as sa
 
 from reef.knowledge import changes
+from reef.knowledge.archives import is_archive
 from reef.knowledge.changes import leave
 from reef.knowledge.flow import Flow, close_finished
 from reef.knowledge.model import SHARED_STORE, UNSETTLED_STATES
 from reef.knowledge.names import clean_name, distinct_name
 from reef.knowledge.originals import Kept
+from reef.knowledge.parsing.limits import DOCUMENT_BYTES_MAX
 from reef.knowledge.progress import Change
 from reef.records.tables import documents, personas, uploads
 
@@ -43,12 +45,17 @@ class UploadFull(Exception):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be uploaded."""
+    """What may be uploaded. An archive may have `file_bytes_max`; a file that is itself read, `document_bytes_max`."""
 
     file_bytes_max: int
+    document_bytes_max: int = DOCUMENT_BYTES_MAX
     files_max: int
     upload_bytes_max: int
     reserve_bytes: int
+
+    def bytes_max(self, name: str) -> int:
+        """How long a file of this name may be."""
+        return self.file_bytes_max if is_archive(name) else min(self.document_bytes_max, self.file_bytes_max)
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,8 +193,8 @@ class Uploads:
         Raises BadName, UnknownUpload, UploadClosed, UploadFull, DiskFull.
         """
         name = clean_name(name)
-        if size_bytes > self.limits.file_bytes_max:
-            raise UploadFull(f"a file may have {self.limits.file_bytes_max} bytes; this one has {size_bytes}")
+        if size_bytes > self.limits.bytes_max(name):
+            raise UploadFull(f"{too_long(name, self.limits.bytes_max(name))} This one has {megabytes(size_bytes)}.")
         self.originals.check_room(size_bytes)
         with self.database.write() as connection:
             upload = self._open(connection, upload_id, 1, size_bytes)
@@ -267,6 +274,17 @@ class Uploads:
         if upload_id:
             self.flow.progress.touch([upload_id])
         self.flow.advance()
+
+
+def too_long(name: str, bytes_max: int) -> str:
+    """That a file of this name has more bytes than it may have, for a person."""
+    kind = "An archive" if is_archive(name) else "A document"
+    return f"{kind} may have {megabytes(bytes_max)}."
+
+
+def megabytes(count: int) -> str:
+    """A size as every page and message tells it: 1 MB is a million bytes."""
+    return f"{count / 1e6:,.{0 if count >= 100_000_000 else 1}f} MB"
 
 
 def find_upload(connection: sa.Connection, upload_id: str) -> Upload:

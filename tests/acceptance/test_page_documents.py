@@ -317,7 +317,7 @@ def test_what_cannot_be_sent_is_said_before_it_is_sent(shelf: DocumentsPage, tmp
     shelf.choose(huge)
     card = shelf.cards.first
     card.get_by_text("1 file failed").click()
-    expect(card.locator(".upload-errors")).to_contain_text("41.0 MB; a file may have 40.0 MB")
+    expect(card.locator(".upload-errors")).to_contain_text("41.0 MB; a document may have 40.0 MB")
     assert shelf.get("/api/v1/documents")["total"] == 0
 
 

@@ -288,6 +288,8 @@ def test_the_protocol_is_kept_to(http: httpx.Client) -> None:
     assert http.post(FILES, headers={"Upload-Length": "5"}).status_code == 412
     assert http.post(FILES, headers=TUS).status_code == 400
     assert http.post(FILES, headers={**TUS, "Upload-Length": "5000001"}).status_code == 413
+    limits = http.get("/api/v1/uploads/limits").json()
+    assert (limits["file_bytes_max"], limits["document_bytes_max"]) == (5_000_000, 100_000_000)
     bad = {**TUS, "Upload-Length": "5", "Upload-Metadata": "filename ###"}
     assert http.post(FILES, headers=bad).status_code == 400
     assert http.head(f"{FILES}/nothing", headers=TUS).status_code == 404
@@ -327,7 +329,7 @@ def test_a_connection_that_breaks_keeps_what_came(library: Reef, http: httpx.Cli
 
 
 def test_memory_does_not_grow_with_the_file(start_reef: StartReef, tmp_path: Path) -> None:
-    """A file of 200 MB by each way: the web process grows by a few megabytes at most, and goes on answering."""
+    """An archive of 200 MB by each way: the web process grows by a few megabytes at most, and goes on answering."""
     import psutil
 
     reef = start_reef(KNOWLEDGE_QUEUES)
@@ -337,14 +339,14 @@ def test_memory_does_not_grow_with_the_file(start_reef: StartReef, tmp_path: Pat
         send(http, {"warm.txt": "warm words"})
         before = web.memory_info().rss
         block = bytes(1_000_000)
-        place = begin(http, size, filename="zeros.bin")
+        place = begin(http, size, filename="zeros.zip")
         body = (block for _ in range(size // len(block)))
         assert http.patch(place, content=body, headers={**BYTES, "Upload-Offset": "0"}).status_code == 204
-        whole = tmp_path / "whole.bin"
+        whole = tmp_path / "whole.zip"
         with whole.open("wb") as file:
             file.truncate(size)
         with whole.open("rb") as file:
-            parts = {"file": ("whole.bin", file)}
+            parts = {"file": ("whole.zip", file)}
             assert http.post("/api/v1/documents/upload", files=parts).status_code == 202
         assert web.memory_info().rss - before < 40_000_000
 

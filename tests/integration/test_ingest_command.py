@@ -58,6 +58,17 @@ def test_failed_files_are_told_with_their_reasons(library: Reef, folder: Path) -
     assert "1 files failed" in done.output
 
 
+def test_a_file_that_is_too_large_is_refused_before_it_is_sent(library: Reef, folder: Path) -> None:
+    """Its neighbours are taken, and it is listed with the limit and its size."""
+    with (folder / "huge.txt").open("wb") as file:
+        file.truncate(100_000_001)
+    done = ingest(library, str(folder), "--persona", "carol")
+    assert done.exit_code == 1
+    assert "papers/huge.txt: A document may have 100 MB. This one has 100 MB." in done.output
+    assert "2 files uploaded" in done.output
+    assert not [name for name in names(library, "failed") if "huge" in name]
+
+
 def test_an_interrupted_upload_goes_on(library: Reef, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same command again sends what is missing, and of a file that was cut only the rest."""
     big = folder / "big.txt"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import msgspec
 
 MIB = 1024 * 1024
+DOCUMENT_BYTES_MAX = 100_000_000
+"""Of a file that is read: everything but an archive, whose files are."""
 
 
 class ParseLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of one file."""
 
-    file_bytes_max: int = 100 * MIB
+    file_bytes_max: int = DOCUMENT_BYTES_MAX
     unpacked_bytes_max: int = 512 * MIB
     """Of everything inside a zip-based document or an archive."""
     unpacked_ratio_max: int = 200

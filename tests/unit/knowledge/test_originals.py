@@ -12,6 +12,7 @@ import pytest
 from reef.knowledge import originals as module
 from reef.knowledge.names import BadName, clean_name
 from reef.knowledge.originals import Busy, DiskFull, Originals, TooLarge
+from reef.knowledge.uploads import Limits, too_long
 
 
 def receive(originals: Originals, name: str, *pieces: bytes, bytes_max: int = 1000) -> None:
@@ -115,3 +116,14 @@ def test_names_that_lead_elsewhere_are_refused(given: str) -> None:
     """Out of the folder, into a terminal, beyond the column."""
     with pytest.raises(BadName):
         clean_name(given)
+
+
+def test_an_archive_may_be_longer_than_what_is_read() -> None:
+    """Both limits are told, by the name; the smaller one holds where a reef takes less."""
+    limits = Limits(file_bytes_max=2_000_000_000, files_max=1, upload_bytes_max=1, reserve_bytes=0)
+    assert [limits.bytes_max(name) for name in ("a.pdf", "zip")] == [100_000_000] * 2
+    assert [limits.bytes_max(name) for name in ("a.zip", "a.TAR.gz", "a.tgz")] == [2_000_000_000] * 3
+    small = Limits(file_bytes_max=1_000_000, files_max=1, upload_bytes_max=1, reserve_bytes=0)
+    assert (small.bytes_max("a.pdf"), small.bytes_max("a.zip")) == (1_000_000, 1_000_000)
+    assert too_long("a.zip", 2_000_000_000) == "An archive may have 2,000 MB."
+    assert too_long("a.txt", 1_500_000) == "A document may have 1.5 MB."

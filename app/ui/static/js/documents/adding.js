@@ -89,8 +89,8 @@ export class Adding {
   }
 
   #drawLimits() {
-    const { file_bytes_max: fileBytes, files_max: files, upload_bytes_max: uploadBytes } = this.uploads.limits;
-    const words = `A file may have ${bytes(fileBytes)}; an upload ${number(files)} files and ${bytes(uploadBytes)} — what is more becomes another upload by itself.`;
+    const { file_bytes_max: archiveBytes, document_bytes_max: documentBytes, files_max: files, upload_bytes_max: uploadBytes } = this.uploads.limits;
+    const words = `A document may have ${bytes(Math.min(documentBytes, archiveBytes))}, an archive (zip, tar.gz) ${bytes(archiveBytes)}; an upload ${number(files)} files and ${bytes(uploadBytes)} — what is more becomes another upload by itself.`;
     for (const place of document.querySelectorAll("[data-limits]")) place.textContent = words;
   }
 }

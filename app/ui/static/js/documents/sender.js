@@ -5,7 +5,7 @@
 
 import * as calls from "./calls.js";
 import * as transfer from "./transfer.js";
-import { bytes } from "./words.js";
+import { bytes, isArchive } from "./words.js";
 
 const LANES = 3;
 const SMALL_BYTES = 1024 * 1024;
@@ -27,7 +27,8 @@ export class Sender {
     this.trouble = "";
     this.unsure = false;
     for (const entry of this.entries) {
-      if (entry.size > limits.file_bytes_max) this.#fail(entry, `This file has ${bytes(entry.size)}; a file may have ${bytes(limits.file_bytes_max)}.`, false);
+      const most = bytesMax(entry.path, limits);
+      if (entry.size > most) this.#fail(entry, `This file has ${bytes(entry.size)}; ${isArchive(entry.path) ? "an archive" : "a document"} may have ${bytes(most)}.`, false);
     }
   }
 
@@ -269,4 +270,8 @@ export class Sender {
   #fail(entry, reason, again = true) {
     Object.assign(entry, { state: "failed", sent: 0, reason, again });
   }
+}
+
+function bytesMax(name, { file_bytes_max: archive, document_bytes_max: document }) {
+  return isArchive(name) ? archive : Math.min(document, archive);
 }

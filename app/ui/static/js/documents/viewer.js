@@ -10,10 +10,9 @@ import * as calls from "./calls.js";
 import { mark, pageAt, sections } from "./passages.js";
 import { chooseStores } from "./stores_dialog.js";
 import { troubleNotice } from "./trouble.js";
-import { bytes, moving, number, pageWords, plural, splitName, stateWords, wayShare, wholeDate } from "./words.js";
+import { bytes, isArchive, moving, number, pageWords, plural, splitName, stateWords, wayShare, wholeDate } from "./words.js";
 
 const LOOK_AGAIN_MS = 3_000;
-const ARCHIVE = /\.(zip|tar\.gz|tgz)$/i;
 const documentId = decodeURIComponent(location.pathname.split("/").at(-1));
 
 class Viewer {
@@ -137,7 +136,7 @@ class Viewer {
       const url = from === null ? calls.pageOf(successor) : `${calls.pageOf(successor)}?near=${encodeURIComponent(from)}`;
       return h("a", { href: url }, from === null ? "Open the newer one" : "Open the newer one at about this place");
     }
-    if (ARCHIVE.test(name)) return h("a", { href: `/documents?${new URLSearchParams({ query: `${name}/` })}` }, "Show its files");
+    if (isArchive(name)) return h("a", { href: `/documents?${new URLSearchParams({ query: `${name}/` })}` }, "Show its files");
     return "The newer one was deleted since.";
   }
 

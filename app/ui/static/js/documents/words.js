@@ -63,3 +63,8 @@ export function left(seconds) {
   if (seconds < 5400) return `about ${plural(Math.round(seconds / 60), "minute")} left`;
   return `about ${plural(Math.round(seconds / 3600), "hour")} left`;
 }
+
+const ARCHIVE = /\.(zip|tar\.gz|tgz)$/i;
+
+/** Whether a file of this name is unpacked rather than read. */
+export const isArchive = (name) => ARCHIVE.test(name);
