@@ -135,7 +135,7 @@ class Citation(Event, frozen=True, kw_only=True):
 
     `basis` says how sure that is: `cited` where the reply marks it as [number]; `matched` where the reply marks nothing
     (small models forget) and this passage says in its words what the reply says; `source` where nothing is marked or
-    matched and these are all the passages it was given.
+    matched and these are all the passages it was given, at their places nearest to the question.
     """
 
     number: int

@@ -70,7 +70,7 @@ def marked(reply: str, passage_count: int) -> list[int]:
 
 def citations(reply: str, passages: Sequence[Passage], question: str = "") -> list[Citation]:
     """The events of a finished reply: the passages it marks; where it marks none, those that say what it says; where
-    none does, all it was given.
+    none does, all it was given, at the places nearest to the question.
     """
     prose = _prose(reply)
     matcher = Matcher([passage.text for passage in passages])
@@ -83,7 +83,8 @@ def citations(reply: str, passages: Sequence[Passage], question: str = "") -> li
     matches = _matches(matcher, prose, question, len(passages))
     if matches:
         return [_citation(number, passages[number - 1], "matched", place) for number, place in matches.items()]
-    return [_citation(number, passage, "source", None) for number, passage in enumerate(passages, 1)]
+    asked = [matcher.nearest(question, number) for number in range(len(passages))]
+    return [_citation(number, passages[number - 1], "source", place) for number, place in enumerate(asked, 1)]
 
 
 def _prose(reply: str) -> str:

@@ -66,3 +66,33 @@ def test_sources_stay_after_a_reload_and_fit_a_phone(new_context: Callable[..., 
     page.reload()
     expect(chat.replies.last.locator(".source").first).to_be_visible()
     assert_sound(page)
+
+
+def test_the_place_that_is_meant_is_marked_with_its_page(page: Page, reef: Reef) -> None:
+    """Of a passage over two pages the sentence alone is marked, its page is named, and a line says where it begins."""
+    shelf = DocumentsPage(page, reef.url)
+    text = " ".join(f"first{n}" for n in range(50)) + "\f" + " ".join(f"second{n}" for n in range(50))
+    shelf.send({"two-pages.txt": text})
+    (document,) = shelf.get("/api/v1/documents?query=two-pages")["documents"]
+    (chunk,) = shelf.get(f"/api/v1/documents/{document['id']}/chunks")["chunks"]
+    start = text.index("second7")
+    shelf.open(f"/documents/{document['id']}?chunk={chunk['id']}&from={start}&to={start + len('second7 second8')}")
+    expect(page.locator("mark")).to_have_text("second7 second8")
+    expect(page.locator("mark")).to_be_in_viewport()
+    expect(page.locator("#step-words")).to_have_text("Passage 1 of 1 · Page 2")
+    expect(page.get_by_role("separator", name="Page 2")).to_be_visible()
+    assert page.locator(".passage-body").inner_text().split() == text.split()
+    assert_sound(page)
+
+
+def test_the_citation_of_a_replaced_document_leads_on(page: Page, reef: Reef) -> None:
+    """It ends neither in a blank page nor at a file that is gone."""
+    shelf = DocumentsPage(page, reef.url)
+    shelf.send({"rules.txt": "the old rules"})
+    (old,) = shelf.get("/api/v1/documents?query=rules.txt")["documents"]
+    shelf.send({"rules.txt": "the new rules"})
+    shelf.open(f"/documents/{old['id']}?chunk=1&from=3&to=9")
+    expect(page.get_by_role("link", name="Original")).to_be_hidden()
+    page.get_by_role("link", name="Open the newer one at about this place").click()
+    expect(page.locator(".passage[aria-current]")).to_contain_text("the new rules")
+    expect(page.locator("mark")).to_have_count(0)

@@ -583,7 +583,7 @@ Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
 class Citation(_message.Message):
     """A passage the reply rests on. `start` and `end` are the place that is meant in the document's text, in code points.
     `basis`: `cited` where the reply marks it as [number], `matched` where it marks nothing and this one says what the
-    reply says, `source` where neither was found and it was given this one.
+    reply says, `source` where neither was found and it was given this one (the place nearest to the question).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1857,6 +1857,7 @@ class Passage(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     SIMILARITY_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    PAGE_STARTS_FIELD_NUMBER: _builtins.int
     chunk_id: _builtins.int
     document_id: _builtins.str
     name: _builtins.str
@@ -1872,6 +1873,10 @@ class Passage(_message.Message):
     why: _builtins.str
     @_builtins.property
     def headings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def page_starts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PageStart]:
+        """Pages that begin inside the passage."""
+
     def __init__(
         self,
         *,
@@ -1889,10 +1894,11 @@ class Passage(_message.Message):
         score: _builtins.float = ...,
         similarity: _builtins.float | None = ...,
         why: _builtins.str = ...,
+        page_starts: _abc.Iterable[Global___PageStart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_page_first", b"_page_first", "_page_last", b"_page_last", "_similarity", b"_similarity", "page_first", b"page_first", "page_last", b"page_last", "similarity", b"similarity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_first", b"_page_first", "_page_last", b"_page_last", "_similarity", b"_similarity", "chunk_id", b"chunk_id", "document_id", b"document_id", "end", b"end", "headings", b"headings", "name", b"name", "page_first", b"page_first", "page_last", b"page_last", "score", b"score", "similarity", b"similarity", "start", b"start", "text", b"text", "title", b"title", "tokens", b"tokens", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_first", b"_page_first", "_page_last", b"_page_last", "_similarity", b"_similarity", "chunk_id", b"chunk_id", "document_id", b"document_id", "end", b"end", "headings", b"headings", "name", b"name", "page_first", b"page_first", "page_last", b"page_last", "page_starts", b"page_starts", "score", b"score", "similarity", b"similarity", "start", b"start", "text", b"text", "title", b"title", "tokens", b"tokens", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__page_first: _TypeAlias = _typing.Literal["page_first"]  # noqa: Y015
     _WhichOneofArgType__page_first: _TypeAlias = _typing.Literal["_page_first", b"_page_first"]  # noqa: Y015
@@ -1908,6 +1914,30 @@ class Passage(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__similarity) -> _WhichOneofReturnType__similarity | None: ...
 
 Global___Passage: _TypeAlias = Passage  # noqa: Y015
+
+@_typing.final
+class PageStart(_message.Message):
+    """`start` is a place in the passage's text, in code points."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    start: _builtins.int
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        start: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PageStart: _TypeAlias = PageStart  # noqa: Y015
 
 @_typing.final
 class StatusRequest(_message.Message):

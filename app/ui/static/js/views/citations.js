@@ -8,7 +8,7 @@ const MARK = /[[【]\s*(\d{1,3}(?:\s*[,;]\s*\d{1,3})*)\s*[\]】]/g;
 const BASES = {
   cited: { title: "Sources", hint: "" },
   matched: { title: "Matched by wording", hint: "The model marked no source. These passages say what the reply says." },
-  source: { title: "Passages it was given", hint: "The model marked no source, and no passage says what the reply says." },
+  source: { title: "Passages it was given", hint: "The model marked no source, and no passage says what the reply says: check it. Each link leads to the place nearest to the question." },
 };
 
 /** The passage, and in it the place that is meant. */
