@@ -34,7 +34,7 @@ class Chat(services.ChatServicer):
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> AsyncIterator[pb.RunEvent]:  # noqa: N802
         """Hear a run from where the client was."""
-        frame = shapes.read(request, ResumeFrame, last_seq=request.after_seq)
+        frame = shapes.read(request, ResumeFrame, last_seq="after_seq")
         if await self._host.read(self._told_all, frame):
             return
         with self._host.hear() as hearing:

@@ -46,7 +46,7 @@ class Documents(services.DocumentsServicer):
         self, request: pb.WatchUploadRequest, context: Context
     ) -> AsyncIterator[pb.UploadEvent]:
         """Hear how an upload stands and what happens in it, until its end."""
-        frame = shapes.read(request, SubscribeFrame, last_seq=request.after_seq)
+        frame = shapes.read(request, SubscribeFrame, last_seq="after_seq")
         upload = await self._host.read(self._services.uploads.get, frame.upload_id)
         if frame.last_seq and upload.state in ENDED:
             return

@@ -25,14 +25,23 @@ COMMON = ("type", "run_id", "session_id", "seq")
 """What every event has, beside its own fields."""
 
 
-def read(message: Message, kind: type[T], **more: Any) -> T:
-    """A request as that struct; `more` are fields the message has under another name, or not.
+def read(message: Message, kind: type[T], **named: str) -> T:
+    """A request as that struct; `named` are fields of the struct that have another name in the message.
 
-    Raises msgspec.ValidationError and Refusal.
+    Raises msgspec.ValidationError, which speaks of the message's fields, and Refusal.
     """
-    values = {name: value for name, value in (_values(message) | more).items() if value is not None}
+    values = _values(message)
+    for field, name in named.items():
+        if name in values:
+            values[field] = values.pop(name)
     refuse_nul_in(values)
-    return msgspec.convert(values, kind)
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        said = str(error)
+        for field, name in named.items():
+            said = said.replace(f"`$.{field}`", f"`$.{name}`")
+        raise msgspec.ValidationError(said) from None
 
 
 def write(value: msgspec.Struct, kind: type[M], **more: Any) -> M:

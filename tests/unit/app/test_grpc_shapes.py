@@ -130,6 +130,21 @@ def test_what_a_request_leaves_out_has_the_structs_default() -> None:
     assert (found.k, found.stores, found.filters.document_ids) == (10, None, ["a"])
 
 
+@pytest.mark.parametrize(
+    ("ask", "kind"),
+    [
+        (pb.ResumeRequest(run_id="r", after_seq=-5), frames.ResumeFrame),
+        (pb.WatchUploadRequest(upload_id="u", after_seq=-5), frames.SubscribeFrame),
+    ],
+)
+def test_a_refusal_names_the_field_of_the_message(ask: Message, kind: Any) -> None:
+    """Where the struct calls it otherwise too; what is good arrives under the struct's name."""
+    with pytest.raises(msgspec.ValidationError, match=r"`\$\.after_seq`"):
+        read(ask, kind, last_seq="after_seq")
+    ask.after_seq = 5  # type: ignore[attr-defined]
+    assert read(ask, kind, last_seq="after_seq").last_seq == 5
+
+
 def test_the_generated_code_is_that_of_the_proto(tmp_path: Path) -> None:
     """`make proto` changes nothing."""
     assert proto.generate(ROOT, tmp_path) == 0
