@@ -6,8 +6,10 @@ from app.sockets import PING_EVERY_S, SEND_TIMEOUT_S
 from app.sse import STREAMS_MAX
 from app.web import BODY_BYTES_MAX
 
-MESSAGE_BYTES_MAX = BODY_BYTES_MAX
-"""Of a request, and of one piece of an upload; what REST allows a JSON body."""
+DATA_BYTES_MAX = BODY_BYTES_MAX
+"""Of one piece of an upload, and about so much of any other request; what REST allows a JSON body."""
+MESSAGE_BYTES_MAX = DATA_BYTES_MAX + 16
+"""gRPC counts what names a piece and says its length too."""
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
 """What a gRPC client reads by default."""
 PART_BYTES_MAX = 1024 * 1024

@@ -324,6 +324,15 @@ def test_a_message_has_its_limits(served: Served) -> None:
         assert refused(caught.value)[0] == StatusCode.UNIMPLEMENTED
 
 
+def test_a_piece_of_an_upload_may_be_as_long_as_is_said(served: Served) -> None:
+    """Exactly 1 MiB of data is read (and, since no file was begun, refused as out of order); more is not."""
+    with calling(served.target, **{"grpc.max_send_message_length": -1}) as caller:
+        for size_bytes, code in ((2**20, StatusCode.INVALID_ARGUMENT), (2**20 + 64, StatusCode.RESOURCE_EXHAUSTED)):
+            with pytest.raises(grpc.RpcError) as caught:
+                caller.documents.Upload(iter([pb.UploadPart(data=bytes(size_bytes))]))
+            assert refused(caught.value)[0] == code
+
+
 def test_streams_have_a_limit(caller: Caller, stage: Stage, monkeypatch: pytest.MonkeyPatch, served: Served) -> None:
     """Beyond it a stream is refused with the time to come again, and what needs no stream is served."""
     until_quiet(served)
