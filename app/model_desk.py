@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from app.refusals import Refusal
+from app.refusals import Refusal, unknown_pool
 from reef.contracts.jobs import FetchModelJob
 from reef.conversation.turns import PoolClosed
 from reef.ledger import JobRecord, LaneBusy, Ledger, NewJob
@@ -61,9 +61,7 @@ class ModelDesk:
         Raises ModelError and its kin, UnknownNode, PoolClosed, PoolFull, Refusal.
         """
         self._check_name(model)
-        if pool not in self._topology.pools:
-            known = ", ".join(self._topology.pools)
-            raise Refusal(404, "unknown_pool", "Unknown pool", f"There is no pool {pool!r}; there are: {known}.")
+        self._check_pool(pool)
         devices = self.keeping.serving.nodes(pool, nodes)
         if not self.keeping.serving.needs_file(pool, devices):
             return self._place(model, pool, list(devices), f"{model} is served without a file of ours")
@@ -78,10 +76,11 @@ class ModelDesk:
 
     def unload(self, model: str, pool: str, nodes: Sequence[str]) -> Unloaded:
         """Take a model out of the memory of these nodes (none named: all of the pool). Raises as `load`."""
-        if pool not in self._topology.pools:
-            raise Refusal(404, "unknown_pool", "Unknown pool", f"There is no pool {pool!r}.")
+        self._check_pool(pool)
         devices = self.keeping.serving.nodes(pool, nodes)
         changed = self.keeping.unload(model, pool, list(devices))
+        if not changed and self.keeping.serving.needs_file(pool, devices):
+            self._check_known(model)
         if changed:
             self.keeping.teller.tell(model, "CACHED", f"{model} leaves {', '.join(changed)}")
         return Unloaded(model=model, nodes=changed)
@@ -95,6 +94,15 @@ class ModelDesk:
     def pin(self, name: str, *, pinned: bool) -> None:
         """Keep a model on the disk whatever else needs room, or no longer. Raises ModelMissing."""
         self.keeping.registry.pin(name, pinned)
+
+    def _check_pool(self, pool: str) -> None:
+        if pool not in self._topology.pools:
+            raise unknown_pool(pool, self._topology.pools)
+
+    def _check_known(self, model: str) -> None:
+        self._check_name(model)
+        if model not in self._fetching():
+            self._absent(model)
 
     def _check_name(self, model: str) -> None:
         if "/" in model or model.endswith(SUFFIXES):
@@ -118,14 +126,10 @@ class ModelDesk:
         """
         store = self.keeping.store
         base, adapters = split_name(model)
-        files = store.files()
         parts = [base, *(name for name, _ in adapters)]
-        absent = [name for name in parts if name not in files]
-        for name in absent:
-            if name not in store.catalogue and not (source and name == parts[-1]):
-                raise ModelMissing(f"{store.unknown(name)} {self._advice(name)}")
-        if absent:
+        if self._absent(model, from_source=parts[-1] if source else ""):
             return False
+        files = store.files()
         facts = store.facts(files[base])
         check_format(facts.format, self._topology.pool(pool))
         for name in parts[1:]:
@@ -137,6 +141,16 @@ class ModelDesk:
         if name in self.keeping.store.parts.all():
             return "Give its address as `source`, and the rest is fetched; or remove it."
         return "GET /api/v1/system/models lists all; any other is fetched from the address that you give as `source`."
+
+    def _absent(self, model: str, from_source: str = "") -> list[str]:
+        """Its parts that are not here. Raises ModelMissing where nobody knows one; `from_source` is known."""
+        store = self.keeping.store
+        files = store.files()
+        absent = [name for name in parts_of(model) if name not in files]
+        for name in absent:
+            if name not in store.catalogue and name != from_source:
+                raise ModelMissing(f"{store.unknown(name)} {self._advice(name)}")
+        return absent
 
     def _place(self, model: str, pool: str, nodes: list[str], note: str) -> Loading:
         self.keeping.serving.load(model, pool, nodes)

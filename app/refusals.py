@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -172,6 +173,11 @@ def not_found(what: str, key: str = "") -> Refusal:
     """Nothing has this id."""
     shown = f" {key!r}" if key else ""
     return Refusal(404, f"unknown_{what}", f"Unknown {what}", f"There is no {what}{shown}.")
+
+
+def unknown_pool(name: str, pools: Iterable[str]) -> Refusal:
+    """No pool has this name; `pools`: those there are."""
+    return Refusal(404, "unknown_pool", "Unknown pool", f"There is no pool {name!r}; there are: {', '.join(pools)}.")
 
 
 def _of_http(error: HTTPException) -> Refusal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from app.api.shapes import DeadJob, DeadJobs, JobList, JobsQuery
-from app.refusals import Refusal
+from app.refusals import Refusal, unknown_pool
 from app.web import Answer, Call
 from reef.contracts.system import JobView
 from reef.ledger import JobRecord
@@ -23,6 +23,10 @@ def list_some(call: Call) -> JobList:
     query: JobsQuery = call.query
     ledger = call.services.ledger
     listed = list_jobs(ledger, query.state, query.limit, query.pool)
+    pools = call.services.topology.pools
+    # jobs of a pool that queues.yaml no longer names are there to be seen
+    if query.pool and query.pool not in pools and not listed:
+        raise unknown_pool(query.pool, pools)
     return JobList(listed, ledger.counts().get(query.state, 0))
 
 

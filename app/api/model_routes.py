@@ -26,7 +26,7 @@ MODEL_ROUTES: tuple[Route, ...] = (
         handler=models.unload,
         body=models.UnloadRequest,
         answers={202: Unloaded},
-        errors=(404, 409),
+        errors=(404, 409, 422),
         tag="system",
     ),
     Route(

@@ -60,7 +60,10 @@ def load(call: Call) -> Answer:
 
 
 def unload(call: Call) -> Answer:
-    """Have devices go back to their pool's own model. Where none had the model, nothing happens."""
+    """Have devices go back to their pool's own model. Where none had the model, nothing happens.
+
+    A name that nobody knows is refused, as by loading.
+    """
     body: UnloadRequest = call.body
     unloaded: Unloaded = call.services.models.unload(body.model, body.pool, body.nodes)
     return Answer(status=202, body=unloaded)

@@ -42,6 +42,7 @@ SYSTEM_ROUTES: tuple[Route, ...] = (
         handler=jobs.list_some,
         query=JobsQuery,
         answers={200: JobList},
+        errors=(404,),
         tag="system",
     ),
     Route(

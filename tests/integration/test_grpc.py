@@ -296,6 +296,9 @@ def test_the_reef_says_how_it_stands(caller: Caller, stage: Stage) -> None:
     assert ([job.id for job in jobs.jobs], jobs.total) == ([run_id], 1)
     call.cancel()
     with pytest.raises(grpc.RpcError) as caught:
+        caller.system.Jobs(pb.JobsRequest(pool="nowhere"))
+    assert refused(caught.value) == (StatusCode.NOT_FOUND, {"code": "unknown_pool"})
+    with pytest.raises(grpc.RpcError) as caught:
         caller.system.LoadModel(pb.LoadModelRequest(model="none-of-ours", pool="nowhere"))
     assert refused(caught.value) == (StatusCode.NOT_FOUND, {"code": "unknown_pool"})
     with pytest.raises(grpc.RpcError) as caught:

@@ -148,6 +148,10 @@ def test_a_model_is_fetched_checked_placed_and_let_go(reef: Reef, http: httpx.Cl
     unload = {"model": "sees-fish", "pool": "media"}
     assert http.post(f"{MODELS}/unload", json=unload).json()["nodes"] == [NODE]
     assert http.post(f"{MODELS}/unload", json=unload).json()["nodes"] == []
+    nobody = http.post(f"{MODELS}/unload", json=unload | {"model": "nope"})
+    assert (nobody.status_code, nobody.json()["code"]) == (404, "unknown_model")
+    path = http.post(f"{MODELS}/unload", json=unload | {"model": "a/b.tflite"})
+    assert (path.status_code, path.json()["code"]) == (422, "bad_name")
     assert place_of(reef).model == ""
     assert http.post(f"{MODELS}/sees-fish/pin", json={"pinned": True}).status_code == 204
     assert view(http, "sees-fish")["pinned"]

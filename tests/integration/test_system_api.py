@@ -71,6 +71,8 @@ def test_jobs_are_listed_with_who_and_where(web: Web, stage: Stage) -> None:
     assert listed(web, "queued", pool="embed") == []
     with web.client() as client:
         assert client.get(f"{V1}/system/jobs", params={"state": "done"}).status_code == 400
+        unknown = client.get(f"{V1}/system/jobs", params={"pool": "nowhere"})
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_pool")
 
 
 def test_a_job_says_which_model_it_fetches(web: Web, stage: Stage) -> None:
