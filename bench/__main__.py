@@ -19,6 +19,7 @@ from bench import (
     knowledge_search,
     overhead,
     passages,
+    plan_pipeline,
     plan_validation,
     recovery,
     swap,
@@ -32,6 +33,7 @@ BENCHES: dict[str, tuple[str, Callable[[Report], None]]] = {
     "chat": ("Chat beside the engine alone and beside llama.cpp's server", chat.run),
     "affinity": ("Second turn with and without session affinity", affinity.run),
     "plan_validation": ("The planner's simulation beside the running product", plan_validation.run),
+    "plan_pipeline": ("The planner's simulation beside a real pipeline (in plan_validation too)", plan_pipeline.add),
     "recovery": ("A killed worker and a stopped reply", recovery.run),
     "swap": ("Another model while people talk", swap.run),
     "flood": ("Two hundred chats at once", flood.run),
@@ -45,6 +47,9 @@ BENCHES: dict[str, tuple[str, Callable[[Report], None]]] = {
     "footprint": ("Memory, imports, and the time to get ready", footprint.run),
 }
 
+PARTS = ("plan_pipeline",)
+"""Of other benches: run alone only when they are named."""
+
 
 def main() -> int:
     """Run the named benches, or all."""
@@ -56,7 +61,7 @@ def main() -> int:
         parser.error(f"no bench is called {unknown[0]}; there are {', '.join(BENCHES)}")
     try:
         with alone():
-            for name in arguments.names or BENCHES:
+            for name in arguments.names or [name for name in BENCHES if name not in PARTS]:
                 _run(name)
     except BlockingIOError:
         print("Another bench runs on this data; figures taken side by side would mean nothing.", file=sys.stderr)

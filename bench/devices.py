@@ -11,14 +11,9 @@ import base64
 import os
 import shutil
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import httpx
 import msgspec
@@ -30,11 +25,7 @@ from bench.figures import median, ratio
 from bench.machine import ROOT
 from bench.product import DATA, Product, cores, running, spent
 from bench.report import Goal, Report, Table
-from reef.placement.model import Place
-from reef.settings import Settings
-from reef.topology import load_topology
-from workers.engines.select import choose_stage
-from workers.pipeline.head import PipelineEngine
+from bench.stages import FRAMES, frames_per_s, stages
 
 CALLS = 25
 ROUNDS = 5
@@ -55,7 +46,7 @@ MODELS = (
     "movenet_single_pose_lightning_ptq",
 )
 SSD = "ssd_mobilenet_v1_coco_quant_postprocess"
-WIDE, ROWS, LAYERS, FRAMES = 512, 64, 8, 60
+WIDE, ROWS, LAYERS = 512, 64, 8
 RUNTIMES = {"ai-edge-litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
 
 
@@ -69,13 +60,13 @@ def run(report: Report) -> None:
         report.notes.append(f"{CORAL} is absent: no Coral model was measured; REEF_TEST_DATA names its folder.")
     tiny_tflite.chain(models / "dense.tflite", 0, LAYERS, layers=LAYERS, width=WIDE, rows=ROWS)
     tiny_tflite.segments(models, "dense", (0, LAYERS // 2, LAYERS), width=WIDE, rows=ROWS)
-    library = _double()
+    library = double()
     report.tables.append(_runtimes(report, models))
     report.tables.append(_throughput(report, models, library))
     report.tables.append(_pipeline(report, models, library))
 
 
-def _double() -> Path | None:
+def double() -> Path | None:
     """The tests' stand-in for libedgetpu.so.1; None without a compiler."""
     if shutil.which("gcc") is None:
         return None
@@ -256,10 +247,10 @@ def _pipeline(report: Report, models: Path, library: Path | None) -> Table:
         )
         in_turn: list[float] = []
         at_once: list[float] = []
-        with _stages(model, devices, library) as engine:
+        with stages(model, devices, library) as engine:
             for _ in range(ROUNDS):
                 in_turn.append(FRAMES / sum(measure(asked).wall_s))
-                at_once.append(_frames_per_s(engine, model))
+                at_once.append(frames_per_s(engine, model))
         gains = [mine / peer for mine, peer in zip(at_once, in_turn, strict=True)]
         report.samples[title] = {"in_turn_per_s": in_turn, "at_once_per_s": at_once}
         rows.append(
@@ -279,51 +270,3 @@ def _pipeline(report: Report, models: Path, library: Path | None) -> Table:
         "of the rounds",
     ]
     return Table(head, rows)
-
-
-@contextmanager
-def _stages(model: str, devices: tuple[str, str], library: Path | None) -> Iterator[PipelineEngine]:
-    """Both stages: the first in this process, on its core, the second as the worker that it is."""
-    with running(_queues("simulated")) as product:
-        queues = DATA / "pipeline.yaml"
-        queues.write_text(
-            f"version: 1\npools:\n  chat: {{queue: chat}}\n  media: {{queue: media, devices: {list(devices)}}}\n",
-            encoding="utf-8",
-        )
-        settings = product.processes.settings.changed(queues_file=queues, edgetpu_library=str(library or ""))
-        pool = load_topology(queues).pool("media")
-        peers = tuple(pool.node(device) for device in pool.devices)
-        place = Place(node=peers[0], pool="media", model=model, tier="stage", stage=0, peers=peers)
-        second = _second(settings, devices[1], place)
-        mine = os.sched_getaffinity(0)
-        if pool.devices[0].cores:
-            os.sched_setaffinity(0, pool.devices[0].cores)
-        engine = cast(PipelineEngine, choose_stage(settings, pool, pool.devices[0], place))
-        try:
-            engine.load(lambda share, note: None)
-            _frames_per_s(engine, model)
-            yield engine
-        finally:
-            engine.close()
-            os.sched_setaffinity(0, mine)
-            second.terminate()
-            second.wait(15)
-
-
-def _second(settings: Settings, device: str, place: Place) -> subprocess.Popen[bytes]:
-    arguments = ["--pool", "media", "--device", device, "--model", place.model, "--stage", "1"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "workers.pipeline.main", *arguments, "--peers", ",".join(place.peers)],
-        cwd=ROOT,
-        env=os.environ | settings.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def _frames_per_s(engine: PipelineEngine, model: str) -> float:
-    facts = engine.describe(model)
-    given = [[np.ones(spec.shape, spec.dtype) for spec in facts.inputs]] * FRAMES
-    began = time.perf_counter()
-    engine.infer(model, given, threading.Event())
-    return FRAMES / (time.perf_counter() - began)

@@ -1,7 +1,8 @@
 """The planner's simulation beside the running product: calibrated on some ways of asking, held against others.
 
 The same people are simulated and played: conversations that ask again as soon as they are answered, with replies of
-given lengths. What is compared is tokens per second of all together, in the middle of the run.
+given lengths. What is compared is tokens per second of all together, in the middle of the run. A model in segments on
+real devices is plan_pipeline.py's, and a part of this report.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from bench import plan_pipeline
 from bench.chat import SYSTEM, TOPICS
 from bench.client import Conversation, Turn, conversations, make_persona
 from bench.figures import median, ms
@@ -95,6 +97,7 @@ def run(report: Report) -> None:
             all(abs(error) <= ERROR_MAX for error in errors.values()),
         )
     )
+    plan_pipeline.add(report)
 
 
 def _compare(

@@ -32,17 +32,26 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Staged(msgspec.Struct, frozen=True, kw_only=True):
-    """A model cut over devices: each conversation is at one stage at a time, so as many as stages do not disturb."""
+    """A model cut over devices: each conversation is at one stage at a time, so as many as equal stages do not disturb.
+
+    All together are as fast as the slowest stage.
+    """
 
     pass_s: float
     stages: int
     prompt_token_s: float = 0.0
     """What each token of a prompt adds to the pass that reads it."""
     streams: int = 1
+    slowest_s: float = 0.0
+    """Of its stages, of the pass; 0: all take equally long."""
 
     def slowdown(self, conversations: int) -> float:
         """How much longer everything takes with so many conversations in the pipeline."""
-        return max(1.0, conversations / self.stages)
+        return max(1.0, conversations * (self.slowest_s or self.pass_s / self.stages) / self.pass_s)
+
+    def busy_share(self, conversations: int) -> float:
+        """Of the devices, how many compute with so many conversations."""
+        return conversations / (self.stages * self.slowdown(conversations))
 
     def step_s(self, conversations: int) -> float:
         """One token for each of so many conversations."""

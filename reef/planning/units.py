@@ -158,8 +158,8 @@ class ServingUnit:
         slowdown = curve.slowdown(len(live))
         next_s = min(s.prompt_left_s if s.reading else s.tokens_left * curve.pass_s for s in live)
         writing = sum(not stream.reading for stream in live)
-        busy = min(1.0, len(live) / curve.stages)
-        elapsed = yield from self._sleep(next_s * slowdown, writing / (curve.pass_s * slowdown), busy)
+        pace = writing / (curve.pass_s * slowdown)
+        elapsed = yield from self._sleep(next_s * slowdown, pace, curve.busy_share(len(live)))
         if failures != self._failures:
             return
         for stream in live:

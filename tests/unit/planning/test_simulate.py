@@ -51,6 +51,15 @@ def test_a_pipeline_gives_what_its_slowest_stage_gives(conversations: int) -> No
     assert one.tokens / one.span_s == pytest.approx(min(conversations / 0.040, 1 / 0.005), rel=0.02)
 
 
+def test_one_long_stage_holds_up_all() -> None:
+    """Cut after a fifth: the pass is as long as before, but all together get one pass for each of its longest stage."""
+    curve = Staged(pass_s=0.010, stages=2, slowest_s=0.008, streams=4)
+    asked = load(conversations=4, think_s=0.0, prompt=0, reply=100, lengths="fixed")
+    one = run(layout(curve), asked, 2, 1, span_s=300)
+    assert one.tokens / one.span_s == pytest.approx(1 / 0.008, rel=0.02)
+    assert one.busy_share == pytest.approx(0.010 / 0.008 / 2, rel=0.02)
+
+
 @pytest.mark.parametrize("conversations", [1, 4, 8])
 def test_a_batching_device_follows_its_curve(conversations: int) -> None:
     """Conversations that never pause get their share of a step, less the time of reading prompts."""
