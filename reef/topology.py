@@ -29,6 +29,8 @@ _DEVICE = re.compile(
 _RANGE = re.compile(r"^(?P<kind>usb|pci|cuda|simulated):(?P<first>\d+)-(?P<last>\d+)(?P<host>@[a-z0-9][a-z0-9-]*)?$")
 _NAME = r"^[a-z][a-z0-9_-]{0,31}$"
 CHAT_POOL = abilities.CHAT_POOL
+MAINTENANCE_POOL = "maintenance"
+"""Fetches models, on whatever device: none of its answers is a simulated one."""
 T = TypeVar("T")
 
 
@@ -201,6 +203,7 @@ def load_topology(path: Path, model: str = "") -> Topology:
     _check_unique(file, pools, allocated)
     if allocation is not None:
         _check_allocation(file, allocation, pools, allocated)
+    _check_simulated(file, pools, allocated)
     if CHAT_POOL not in pools:
         raise file.error(f"there is no pool `{CHAT_POOL}`; without it no message could be answered.", "pools")
     return Topology(pools, allocation, allocated, tuple(_impossible(file, pools, allocated)))
@@ -333,3 +336,28 @@ def _check_unique(file: _File, pools: dict[str, Pool], allocated: Sequence[Devic
                     pool.name,
                     "devices",
                 )
+
+
+def _check_simulated(file: _File, pools: dict[str, Pool], allocated: Sequence[Device]) -> None:
+    """A simulated device beside real ones would answer users. A strategy or an operator may let any pool have those
+    that are given out."""
+    for pool in pools.values():
+        if pool.engine == "simulated":
+            continue
+        mend = (
+            f"; it would answer users of pool {pool.name} in their place. Name only real or only simulated devices, or "
+            "give the pool `engine: simulated`."
+        )
+        if _mixed(pool.devices):
+            raise file.error(
+                f"pool {pool.name}: a simulated device stands beside real ones{mend}", "pools", pool.name, "devices"
+            )
+        if pool.name != MAINTENANCE_POOL and _mixed([*pool.devices, *allocated]):
+            where = "among those that are given out" if _mixed(allocated) else f"with those of pool {pool.name}"
+            raise file.error(
+                f"allocation: a simulated device stands beside real ones {where}{mend}", "allocation", "devices"
+            )
+
+
+def _mixed(devices: Iterable[Device]) -> bool:
+    return len({device.kind == "simulated" for device in devices}) > 1

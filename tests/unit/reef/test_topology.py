@@ -100,9 +100,7 @@ def test_a_missing_file_says_which_variable_names_another(tmp_path: Path) -> Non
 def test_devices_are_read_as_written(tmp_path: Path) -> None:
     """Cores, indexes and hosts come out of the strings; node names are unique and safe."""
     devices = '[cpu, "cpu:2-4", "usb:0", "pci:1@alpha", remote, simulated]'
-    pool = load_topology(
-        write(tmp_path, f"version: 1\npools:\n  chat:\n    queue: chat\n    devices: {devices}\n")
-    ).pool("chat")
+    pool = load_topology(write(tmp_path, f"{CHAT}    engine: simulated\n    devices: {devices}\n")).pool("chat")
     assert [device.kind for device in pool.devices] == ["cpu", "cpu", "edgetpu", "edgetpu", "remote", "simulated"]
     assert pool.device("cpu:2-4").cores == (2, 3, 4)
     assert (pool.device("pci:1@alpha").index, pool.device("pci:1@alpha").host) == (1, "alpha")
@@ -129,10 +127,51 @@ def test_the_model_setting_overrides_the_chat_pool_only(tmp_path: Path) -> None:
 
 def test_ranges_and_devices_given_out(tmp_path: Path) -> None:
     """`simulated:0-95` is 96 devices; those of the allocation belong to no pool and have node names of their own."""
-    text = f"{CHAT}    devices: [cpu]\nallocation:\n  strategy: dynamic\n  devices: [simulated:0-95, 'pci:2-3@beta']\n"
+    given = "allocation:\n  strategy: dynamic\n  devices: [simulated:0-95, 'pci:2-3@beta']\n"
+    text = f"{CHAT}    devices: [cpu]\n    engine: simulated\n{given}"
     topology = load_topology(write(tmp_path, text))
     assert len(topology.allocated) == 98
     assert [device.node for device in topology.allocated[95:]] == ["simulated-95", "pci-2.beta", "pci-3.beta"]
     assert [device.name for device in topology.pool("chat").devices] == ["cpu"]
     assert topology.allocation is not None
     assert topology.allocation.dynamic.hot == 1
+
+
+GIVEN = "allocation:\n  strategy: dynamic\n  devices: "
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        (f"{CHAT}    devices: [cpu, simulated]\n", 5, "pool chat: a simulated device stands beside real ones"),
+        (f"{CHAT}{GIVEN}['pci:0-3', 'simulated:0']\n", 7, "among those that are given out"),
+        (f"{CHAT}    devices: [cpu]\n{GIVEN}['simulated:0-3']\n", 8, "with those of pool chat"),
+        (f"{CHAT}    devices: [simulated]\n{GIVEN}['pci:0-3']\n", 8, "with those of pool chat"),
+        (
+            f"{CHAT}    engine: simulated\n  embed: {{queue: embed, devices: [cpu]}}\n{GIVEN}['simulated:0-3']\n",
+            9,
+            "with those of pool embed",
+        ),
+    ],
+)
+def test_simulated_devices_stand_beside_no_real_ones(tmp_path: Path, text: str, line: int, says: str) -> None:
+    """They would answer users, or put their vectors into the index: neither a pool nor a strategy may mix them."""
+    path = write(tmp_path, text)
+    with pytest.raises(TopologyError) as raised:
+        load_topology(path)
+    assert str(raised.value).startswith(f"{path}:{line}: ")
+    assert says in str(raised.value)
+    assert "engine: simulated" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{CHAT}    devices: ['simulated:0-1']\n  index: {{queue: index, devices: [cpu]}}\n",
+        f"{CHAT}    devices: [cpu, simulated]\n    engine: simulated\n",
+        f"{CHAT}    devices: [simulated]\n  maintenance: {{queue: m, devices: [cpu]}}\n{GIVEN}['simulated:1-3']\n",
+    ],
+)
+def test_what_is_simulated_throughout_is_fine(tmp_path: Path, text: str) -> None:
+    """A pool of simulated devices, an engine that simulates on every device, a strategy of simulated devices."""
+    assert load_topology(write(tmp_path, text)).pool("chat").devices
