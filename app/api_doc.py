@@ -45,6 +45,10 @@ request but `/healthz`, `/readyz` and the login page needs `Authorization: Beare
 programs, `detail` for a person, `errors` names fields. Under `/v1` they have OpenAI's shape. A full queue answers 429
 and an outage 503, both with `Retry-After`. Every answer carries `X-Request-ID`; send your own to find it in a log.
 
+**Sessions** are made by `POST /api/v1/sessions`, or by the first message to an id of your own. The id of a session that
+was deleted is not taken again for 30 days after its last reply: a message to it is answered 410 (`session_deleted`), so
+that no client that still shows the chat brings it back without its messages.
+
 **Server-sent events** carry `id:` (the event's `seq`), `event:` (its `type`) and `data:` (the event object). A comment
 comes every 15 s. A browser resumes by itself with `Last-Event-ID`; 204 means that there is nothing left to tell.
 Hanging up never stops a run, except on `/v1/chat/completions`, whose replies nobody else can watch.

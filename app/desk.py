@@ -92,7 +92,7 @@ class Desk:
     ) -> Accepted:
         """Accept what a user said; `on_accepted` is called before others hear of the run.
 
-        Raises UnknownPersona, PoolFull, LaneBusy, PoolClosed, BrokerDown, BrokerAway.
+        Raises UnknownPersona, DeletedSession, PoolFull, LaneBusy, PoolClosed, BrokerDown, BrokerAway.
         """
 
         def accept() -> Turn:

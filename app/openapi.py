@@ -53,6 +53,7 @@ REASONS = {
     403: "The request comes from a foreign site or host",
     404: "Nothing has this id",
     409: "The state of things does not allow it now",
+    410: "It was deleted",
     412: "Another version of the protocol was asked for",
     413: "The body is too long",
     415: "The body has another media type than this one reads",

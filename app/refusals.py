@@ -18,7 +18,7 @@ from werkzeug.routing.exceptions import WebsocketMismatch
 
 from app.listener import Closed, TooMany
 from reef.contracts.frames import NOT_BLANK
-from reef.conversation.store import UnknownMessage, UnknownSession
+from reef.conversation.store import DeletedSession, UnknownMessage, UnknownSession
 from reef.conversation.turns import KeyReused, NotEditable, PoolClosed
 from reef.knowledge.documents import UnknownDocument
 from reef.knowledge.names import BadName
@@ -86,16 +86,22 @@ def refusal_of(error: BaseException) -> Refusal:
     return known
 
 
+_UNKNOWN: dict[type[Exception], str] = {
+    UnknownPersona: "persona",
+    UnknownSession: "session",
+    UnknownMessage: "message",
+    UnknownJob: "run",
+}
+
+
 def _of_domain(error: BaseException) -> Refusal | None:
     key = str(error.args[0]) if error.args else ""
-    if isinstance(error, UnknownPersona):
-        return not_found("persona", key)
-    if isinstance(error, UnknownSession):
-        return not_found("session", key)
-    if isinstance(error, UnknownMessage):
-        return not_found("message", key)
-    if isinstance(error, UnknownJob):
-        return not_found("run", key)
+    for kind, what in _UNKNOWN.items():
+        if isinstance(error, kind):
+            return not_found(what, key)
+    if isinstance(error, DeletedSession):
+        detail = "This chat was deleted, so nothing can be said in it; without its session_id a new one begins."
+        return Refusal(410, "session_deleted", "Session deleted", detail)
     if isinstance(error, NotEditable):
         return Refusal(409, "not_editable", "Not possible for this message", str(error))
     if isinstance(error, KeyReused):

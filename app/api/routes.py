@@ -131,7 +131,7 @@ ROUTES: tuple[Route, ...] = (
         body=ChatRequest,
         headers=KEY_HEADER,
         answers={200: Reply, 202: AcceptedTurn},
-        errors=(404, 422, 502, 504, *BUSY),
+        errors=(404, 410, 422, 502, 504, *BUSY),
         tag="chat",
     ),
     Route(
@@ -141,7 +141,7 @@ ROUTES: tuple[Route, ...] = (
         body=ChatRequest,
         headers=KEY_HEADER,
         answers={200: MEDIA_TYPE},
-        errors=(404, 422, *BUSY),
+        errors=(404, 410, 422, *BUSY),
         tag="chat",
     ),
     Route(

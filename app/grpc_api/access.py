@@ -35,6 +35,7 @@ CODES = {
     403: StatusCode.PERMISSION_DENIED,
     404: StatusCode.NOT_FOUND,
     409: StatusCode.FAILED_PRECONDITION,
+    410: StatusCode.NOT_FOUND,
     413: StatusCode.RESOURCE_EXHAUSTED,
     422: StatusCode.INVALID_ARGUMENT,
     423: StatusCode.ABORTED,

@@ -17,7 +17,7 @@ MessageText = Annotated[str, Meta(max_length=MESSAGE_CHARS_MAX, pattern=NOT_BLAN
 
 
 class ChatFrame(msgspec.Struct, frozen=True, tag_field="type", tag="chat", kw_only=True):
-    """Say something to a persona. A session that does not exist yet is made."""
+    """Say something to a persona. A session that does not exist yet is made; one that was deleted is refused."""
 
     persona_id: Identifier
     message: MessageText

@@ -26,6 +26,10 @@ class UnknownSession(KeyError):
     """No session has this id."""
 
 
+class DeletedSession(LookupError):
+    """The session of this id was deleted."""
+
+
 class UnknownMessage(KeyError):
     """No message has this id."""
 
@@ -92,6 +96,7 @@ _SESSION_BY_ID = sa.select(*_SESSION).where(sessions.c.id == sa.bindparam("sessi
 _TOUCH_SESSION = (
     sessions.update().where(sessions.c.id == sa.bindparam("session")).values(updated_at=sa.bindparam("now"))
 )
+_JOB_OF_SESSION = sa.select(jobs.c.id).where(jobs.c.session_id == sa.bindparam("session")).limit(1)
 _INSERT_SESSION, _INSERT_MESSAGE = sessions.insert(), messages.insert()
 _HISTORY = (
     sa.select(*_MESSAGE)
@@ -117,6 +122,13 @@ def look_up_session(connection: sa.Connection, session_id: str) -> Session | Non
     """The session of that id, None where there is none."""
     row = connection.execute(_SESSION_BY_ID, {"session": session_id}).mappings().first()
     return Session(**row) if row else None
+
+
+def refuse_deleted(connection: sa.Connection, session_id: str) -> None:
+    """An id that no session has may be made into one, unless jobs of it are in the ledger: then there was one, and it
+    is not to come back without its messages. Raises DeletedSession."""
+    if connection.execute(_JOB_OF_SESSION, {"session": session_id}).first() is not None:
+        raise DeletedSession(session_id)
 
 
 def find_session(connection: sa.Connection, session_id: str) -> Session:

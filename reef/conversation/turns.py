@@ -69,14 +69,16 @@ class Turns:
     ) -> Turn:
         """Store what the user said and accept the job that answers it.
 
-        Raises UnknownPersona, PoolClosed, PoolFull, LaneBusy (the persona is still answering in this session),
-        KeyReused.
+        A session that does not exist is made, unless it was deleted. Raises UnknownPersona, DeletedSession, PoolClosed,
+        PoolFull, LaneBusy (the persona is still answering in this session), KeyReused.
         """
         with self.database.write() as connection:
             persona = find_persona(connection, persona_id)
             session = store.look_up_session(connection, session_id) if session_id else None
             new_session = session is None
             if session is None:
+                if session_id:
+                    store.refuse_deleted(connection, session_id)
                 session = store.create_session(connection, persona.id, session_id, store.title_from(text))
             session_id = session.id
             prompt = store.new_message(session_id, "user", text)

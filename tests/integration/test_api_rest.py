@@ -197,12 +197,17 @@ def test_regenerate_and_edit_replace_what_followed(web: Web, answering: Answerer
 
 
 def test_deleting_a_conversation_stops_its_run(web: Web, stage: Stage) -> None:
-    """What waits in it is never answered."""
+    """What waits in it is never answered, and a message to it does not bring it back without its messages."""
     with web.client() as client:
         ask = {"persona_id": "alice", "message": "x", "session_id": "to-be-deleted", "wait": False}
         run_id = client.post(f"{V1}/chat", json=ask).json()["run_id"]
         assert client.delete(f"{V1}/chat/history/to-be-deleted").status_code == 204
         assert stage.record(run_id).state == "cancelled"
+        again = client.post(f"{V1}/chat", json=ask)
+        assert (again.status_code, again.json()["code"]) == (410, "session_deleted")
+        assert client.get(f"{V1}/chat/history/to-be-deleted").status_code == 404
+        anew = client.post(f"{V1}/chat", json=ask | {"session_id": "never-used-before"})
+        assert anew.status_code == 202
 
 
 def test_a_failed_run_is_a_clear_failure(web: Web, stage: Stage) -> None:

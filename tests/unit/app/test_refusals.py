@@ -13,7 +13,7 @@ from app.grpc_api.group import Question
 from app.listener import Closed, TooMany
 from app.refusals import BrokerAway, field_error, refusal_of
 from reef.contracts.frames import ChatFrame
-from reef.conversation.store import UnknownMessage, UnknownSession
+from reef.conversation.store import DeletedSession, UnknownMessage, UnknownSession
 from reef.conversation.turns import NotEditable, PoolClosed
 from reef.ledger import LaneBusy, PoolFull, UnknownJob
 from reef.personas.store import PersonaDraft, PersonaLimit, UnknownPersona
@@ -25,6 +25,7 @@ from tasks.dispatch import BrokerDown
     [
         (UnknownPersona("x"), 404, "unknown_persona", False),
         (UnknownSession("x"), 404, "unknown_session", False),
+        (DeletedSession("x"), 410, "session_deleted", False),
         (UnknownMessage("x"), 404, "unknown_message", False),
         (UnknownJob("x"), 404, "unknown_run", False),
         (NotEditable("no"), 409, "not_editable", False),
