@@ -15,14 +15,13 @@ from app.refusals import Refusal, unknown_pool
 from reef.contracts.jobs import FetchModelJob
 from reef.conversation.turns import PoolClosed
 from reef.ledger import JobRecord, LaneBusy, Ledger, NewJob
-from reef.models.adapters import parts_of, split_name
+from reef.models.adapters import parts_of
 from reef.models.errors import ModelError, ModelMissing
-from reef.models.formats import SUFFIXES
+from reef.models.fitting import absent_parts, check_format, check_name, needs_file
 from reef.models.keeping import LANE, Keeping, wanted_twice
 from reef.models.packages import free_bytes
-from reef.models.serving import check_format
 from reef.models.states import ModelsView, overview
-from reef.topology import Topology
+from reef.topology import Pool, Topology
 
 
 class Loading(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +36,7 @@ class Loading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unloaded(msgspec.Struct, frozen=True, kw_only=True):
-    """The nodes that let a model go; none where none had it."""
+    """The nodes that let a model go."""
 
     model: str
     nodes: list[str]
@@ -60,14 +59,13 @@ class ModelDesk:
 
         Raises ModelError and its kin, UnknownNode, PoolClosed, PoolFull, Refusal.
         """
-        self._check_name(model)
-        self._check_pool(pool)
-        devices = self.keeping.serving.nodes(pool, nodes)
-        if not self.keeping.serving.needs_file(pool, devices):
+        devices = self.keeping.serving.nodes(self._pool(pool).name, nodes)
+        check_name(model, self._pool(pool), devices.values())
+        if not needs_file(self._pool(pool), devices.values()):
             return self._place(model, pool, list(devices), f"{model} is served without a file of ours")
         if source:
             self._check_source(source)
-        if self._here(model, pool, source, sha256):
+        if self._here(model, self._pool(pool), source, sha256):
             return self._place(model, pool, list(devices), f"{model} is on this machine; its devices load it")
         job = FetchModelJob(model=model, source=source, sha256=sha256, pool=pool, nodes=list(devices))
         record = self._accept(job)
@@ -75,15 +73,11 @@ class ModelDesk:
         return Loading(model=model, pool=pool, nodes=list(devices), job_id=record.id, note=note)
 
     def unload(self, model: str, pool: str, nodes: Sequence[str]) -> Unloaded:
-        """Take a model out of the memory of these nodes (none named: all of the pool). Raises as `load`."""
-        self._check_pool(pool)
-        devices = self.keeping.serving.nodes(pool, nodes)
-        changed = self.keeping.unload(model, pool, list(devices))
-        if not changed and self.keeping.serving.needs_file(pool, devices):
-            self._check_known(model)
-        if changed:
-            self.keeping.teller.tell(model, "CACHED", f"{model} leaves {', '.join(changed)}")
-        return Unloaded(model=model, nodes=changed)
+        """Take a model out of the memory of these nodes (none named: all of the pool).
+
+        Raises Refusal, and what Keeping.unload raises.
+        """
+        return Unloaded(model=model, nodes=self.keeping.unload(model, self._pool(pool).name, nodes))
 
     def remove(self, name: str) -> None:
         """Take a model from the disk. Raises ModelMissing, ModelInUse."""
@@ -95,23 +89,10 @@ class ModelDesk:
         """Keep a model on the disk whatever else needs room, or no longer. Raises ModelMissing."""
         self.keeping.registry.pin(name, pinned)
 
-    def _check_pool(self, pool: str) -> None:
-        if pool not in self._topology.pools:
-            raise unknown_pool(pool, self._topology.pools)
-
-    def _check_known(self, model: str) -> None:
-        self._check_name(model)
-        if model not in self._fetching():
-            self._absent(model)
-
-    def _check_name(self, model: str) -> None:
-        if "/" in model or model.endswith(SUFFIXES):
-            detail = "Over the API a model is a name. `coral-reef models import FILE` makes a file of this machine one."
-            raise Refusal(422, "bad_name", "Not a name", detail)
-        try:
-            split_name(model)
-        except ModelError as error:
-            raise Refusal(422, "bad_name", "Not a name", str(error)) from None
+    def _pool(self, name: str) -> Pool:
+        if name not in self._topology.pools:
+            raise unknown_pool(name, self._topology.pools)
+        return self._topology.pools[name]
 
     def _check_source(self, source: str) -> None:
         try:
@@ -119,41 +100,33 @@ class ModelDesk:
         except ModelError as error:
             raise Refusal(422, "bad_source", "Not fetched from there", str(error)) from None
 
-    def _here(self, model: str, pool: str, source: str, sha256: str) -> bool:
+    def _here(self, model: str, pool: Pool, source: str, sha256: str) -> bool:
         """Whether the model can be placed now. Raises ModelMissing where nobody knows it, ModelError where it is bad.
 
         Nothing is hashed here: where a hash is asked for that nobody knows yet, a job finds it out.
         """
         store = self.keeping.store
-        base, adapters = split_name(model)
-        parts = [base, *(name for name, _ in adapters)]
-        if self._absent(model, from_source=parts[-1] if source else ""):
+        base, *_ = parts = parts_of(model)
+        try:
+            absent = absent_parts(store, model, pool, source)
+        except ModelMissing as error:
+            raise ModelMissing(f"{error} {self._advice(parts)}") from None
+        if base in absent:
+            listed = store.catalogue.get(base)
+            check_format(listed.format if listed is not None and not source else "", pool)
+        if absent:
             return False
-        files = store.files()
-        facts = store.facts(files[base])
-        check_format(facts.format, self._topology.pool(pool))
-        for name in parts[1:]:
-            store.facts(files[name])
-        return not sha256 or store.known_sha256(files[parts[-1]]) == sha256
+        path = store.files().get(parts[-1])
+        return not sha256 or (path is not None and store.known_sha256(path) == sha256)
 
-    def _advice(self, name: str) -> str:
+    def _advice(self, parts: Sequence[str]) -> str:
         """What to do about a name that nobody can fetch by itself."""
-        if name in self.keeping.store.parts.all():
+        if not self.keeping.store.parts.all().keys().isdisjoint(parts):
             return "Give its address as `source`, and the rest is fetched; or remove it."
         return "GET /api/v1/system/models lists all; any other is fetched from the address that you give as `source`."
 
-    def _absent(self, model: str, from_source: str = "") -> list[str]:
-        """Its parts that are not here. Raises ModelMissing where nobody knows one; `from_source` is known."""
-        store = self.keeping.store
-        files = store.files()
-        absent = [name for name in parts_of(model) if name not in files]
-        for name in absent:
-            if name not in store.catalogue and name != from_source:
-                raise ModelMissing(f"{store.unknown(name)} {self._advice(name)}")
-        return absent
-
     def _place(self, model: str, pool: str, nodes: list[str], note: str) -> Loading:
-        self.keeping.serving.load(model, pool, nodes)
+        self.keeping.decisions.load(model, pool, nodes)
         self.keeping.registry.used(parts_of(model))
         self.keeping.teller.tell(model, "LOADING", note, share=0.0)
         return Loading(model=model, pool=pool, nodes=nodes, note=note)

@@ -25,9 +25,11 @@ from reef.knowledge.names import BadName
 from reef.knowledge.originals import Busy, DiskFull
 from reef.knowledge.uploads import UnknownStore, UnknownUpload, UploadClosed, UploadFull
 from reef.ledger import LaneBusy, PoolFull, UnknownJob
-from reef.models.errors import ModelError, ModelInUse, ModelMissing
+from reef.models.errors import BadModelName, ModelError, ModelInUse, ModelMissing, NotLoaded
 from reef.models.serving import UnknownNode
 from reef.personas.store import PersonaLimit, UnknownPersona
+from reef.placement.operator import NothingDecided, NotMovable, UnknownDevice, UnknownPool
+from reef.placement.store import Outdated
 from tasks.dispatch import BrokerDown
 
 log = logging.getLogger(__name__)
@@ -79,7 +81,8 @@ def refusal_of(error: BaseException) -> Refusal:
         return _of_http(error)
     if isinstance(error, msgspec.DecodeError | UnicodeDecodeError | RecursionError):
         return _of_shape(error)
-    known = _of_domain(error) or _of_knowledge(error) or _of_models(error) or _of_busy(error) or _of_outage(error)
+    meanings = (_of_domain, _of_knowledge, _of_models, _of_places, _of_busy, _of_outage)
+    known = next((found for meaning in meanings if (found := meaning(error)) is not None), None)
     if known is None:
         log.error("a request failed", exc_info=error)
         return Refusal(500, "internal", "Internal error", "Something went wrong here; the log has the details.")
@@ -136,12 +139,31 @@ def _of_models(error: BaseException) -> Refusal | None:
     text = str(error.args[0]) if error.args else ""
     if isinstance(error, UnknownNode):
         return Refusal(404, "unknown_node", "Unknown node", f"{text[:1].upper()}{text[1:]}.")
+    if isinstance(error, BadModelName):
+        return Refusal(422, "bad_name", "Not a name", text)
+    if isinstance(error, NotLoaded):
+        return Refusal(409, "not_loaded", "Not loaded", text)
     if isinstance(error, ModelMissing):
         return Refusal(404, "unknown_model", "Unknown model", text)
     if isinstance(error, ModelInUse):
         return Refusal(409, "in_use", "In use", text)
     if isinstance(error, ModelError):
         return Refusal(409, "not_possible", "Not possible now", text)
+    return None
+
+
+def _of_places(error: BaseException) -> Refusal | None:
+    if isinstance(error, UnknownDevice):
+        return Refusal(404, "unknown_device", "Unknown device", str(error))
+    if isinstance(error, UnknownPool):
+        return Refusal(404, "unknown_pool", "Unknown pool", str(error), errors=(FieldError("pool", str(error)),))
+    if isinstance(error, NothingDecided):
+        return Refusal(409, "not_decided", "Nothing to take back", str(error))
+    if isinstance(error, NotMovable):
+        return Refusal(409, "not_movable", "Not movable", str(error))
+    if isinstance(error, Outdated):
+        detail = f"Others keep deciding about {error}; look where it is now and try again."
+        return Refusal(409, "outdated", "Decided meanwhile", detail)
     return None
 
 

@@ -17,8 +17,9 @@ from cli.errors import Problem
 from cli.machine import read_topology
 from cli.options import data_dir_option, settings_with, without_password
 from cli.show import plain_console, table
+from reef.models import ModelError, ModelStore
 from reef.placement.model import Place
-from reef.placement.operator import NotMovable, move, nodes_of, release
+from reef.placement.operator import Decisions, NotMovable, nodes_of
 from reef.placement.store import Outdated, PlacementStore
 from reef.records.database import Database
 from reef.settings import Settings
@@ -63,7 +64,8 @@ def move_device(node: str, pool: str, model: str, persona: str, data_dir: object
     settings = settings_with(data_dir=data_dir)
     topology = read_topology(settings)
     with _store(settings) as store, _explained():
-        made = move(store, topology, node, pool=pool, model=model, persona=persona)
+        decisions = Decisions(store, topology, ModelStore(settings.data_dir))
+        made = decisions.move(node, pool=pool, model=model, persona=persona, alone=True)
     click.echo(f"{made.node}: {made.reason} Give it back with: coral-reef placement release {made.node}")
 
 
@@ -75,7 +77,7 @@ def release_device(node: str, data_dir: object) -> None:
     settings = settings_with(data_dir=data_dir)
     topology = read_topology(settings)
     with _store(settings) as store, _explained():
-        made = release(store, topology, node)
+        made = Decisions(store, topology, ModelStore(settings.data_dir)).release(node)
     click.echo(f"{made.node}: {made.reason}")
 
 
@@ -105,7 +107,7 @@ def _store(settings: Settings) -> Iterator[PlacementStore]:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except NotMovable as error:
+    except (NotMovable, ModelError) as error:
         raise Problem(str(error)) from None
     except Outdated:
         raise Problem("The controller decided about this device just now.", "Try again.") from None

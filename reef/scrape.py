@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from reef.contracts.nodes import NodeReport
 from reef.metrics import METRICS, gauge
 from reef.observing.overview import DOWN
+from reef.placement.store import QUEUES_FILE
 from reef.records.database import Database
 from reef.records.tables import ACTIVE_STATES, devices, jobs, models, placements
 from reef.topology import Topology
@@ -67,9 +68,9 @@ def tell_records(database: Database, topology: Topology, reports: Reports, regis
         _tell_jobs(connection, topology, now, registry)
         _tell_devices(connection, now, registry)
         _tell_models(connection, registry)
-        placed = connection.execute(sa.select(placements.c.node, placements.c.version)).all()
-    versions = dict(placed)
-    registry.register(_Decisions(versions))
+        placed = connection.execute(sa.select(placements.c.node, placements.c.version, placements.c.decided_by)).all()
+    registry.register(_Decisions({node: version for node, version, _ in placed}))
+    versions = {node: version for node, version, by in placed if by != QUEUES_FILE}
     behind = gauge("coralreef_node_place_behind", registry)
     for report in reports.values():
         behind.labels(report.node, report.pool).set(report.place_version < versions.get(report.node, 0))

@@ -60,9 +60,9 @@ def load(call: Call) -> Answer:
 
 
 def unload(call: Call) -> Answer:
-    """Have devices go back to their pool's own model. Where none had the model, nothing happens.
+    """Give back what an operator had loaded: devices do again what queues.yaml or their strategy says.
 
-    A name that nobody knows is refused, as by loading.
+    Refused where no device of the pool has the model by an operator's decision, or nobody knows the model.
     """
     body: UnloadRequest = call.body
     unloaded: Unloaded = call.services.models.unload(body.model, body.pool, body.nodes)

@@ -75,7 +75,7 @@ SYSTEM_ROUTES: tuple[Route, ...] = (
         handler=devices.place,
         body=PlaceRequest,
         answers={202: Place},
-        errors=(404, 409),
+        errors=(404, 409, 422),
         tag="system",
     ),
     Route(

@@ -14,10 +14,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from reef.models.tflite import COMPILED, SEGMENT, asked_as
+from reef.models.tflite import COMPILED_SUFFIX, EDGE_TPU_OPERATOR, SEGMENT, asked_as
 from reef.ports import EngineError, EngineRefused
 
-CUSTOM_OPERATOR = b"edgetpu-custom-op"
+CUSTOM_OPERATOR = EDGE_TPU_OPERATOR.encode()
 LABELS_BYTES_MAX = 4 << 20
 LISTED_MAX = 20
 """Names of models in an error message."""
@@ -35,7 +35,7 @@ def find_in(folder: Path) -> FindModel:
 def model_file(folder: Path, name: str, *, compiled: bool) -> Path:
     """The file of that model, `compiled` for an Edge TPU or not. Raises EngineRefused saying which there are."""
     check_name(name)
-    endings = (COMPILED, "") if compiled else ("", COMPILED)
+    endings = (COMPILED_SUFFIX, "") if compiled else ("", COMPILED_SUFFIX)
     found = next((path for end in endings if (path := folder / f"{name}{end}.tflite").is_file()), None)
     if found is None:
         raise EngineRefused(f"There is no model {name!r} in {folder}; there are: {_listed(folder)}.")
@@ -46,7 +46,7 @@ def model_file(folder: Path, name: str, *, compiled: bool) -> Path:
     if compiled and not is_compiled(found):
         raise EngineRefused(
             f"{found.name} is not compiled for an Edge TPU, which would leave it idle: run edgetpu_compiler on it and "
-            f"put {name}{COMPILED}.tflite beside it, or ask a pool with a CPU."
+            f"put {name}{COMPILED_SUFFIX}.tflite beside it, or ask a pool with a CPU."
         )
     return found
 
@@ -69,7 +69,7 @@ def segment_files(folder: Path, name: str, count: int, *, compiled: bool) -> lis
         kind = "compiled " if compiled else ""
         raise EngineError(
             f"{folder} has not all {kind}segments of {name} in {count}: {', '.join(missing)} missing, "
-            f"as {name}_segment_{missing[0]}_of_{count}{COMPILED if compiled else ''}.tflite."
+            f"as {name}_segment_{missing[0]}_of_{count}{COMPILED_SUFFIX if compiled else ''}.tflite."
         )
     return [found[number] for number in range(count)]
 
@@ -97,7 +97,7 @@ def is_compiled(path: Path) -> bool:
 
 def labels_of(path: Path) -> tuple[str, ...]:
     """Names of a model's classes: from the text file beside it, else from its own metadata; empty without either."""
-    beside = path.with_name(f"{path.stem.removesuffix(COMPILED)}.txt")
+    beside = path.with_name(f"{path.stem.removesuffix(COMPILED_SUFFIX)}.txt")
     if beside.is_file() and beside.stat().st_size <= LABELS_BYTES_MAX:
         return _labels(beside.read_text(encoding="utf-8", errors="replace"))
     if not zipfile.is_zipfile(path):  # files that belong to a TFLite model are a zip archive at its end

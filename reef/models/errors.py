@@ -13,6 +13,14 @@ class ModelMissing(ModelError):
     """The model is not on this machine; the message names the command that fetches it."""
 
 
+class BadModelName(ModelError):
+    """This names no model; the message says what does."""
+
+
+class NotLoaded(ModelError):
+    """The model is known, but on none of the devices that should let it go."""
+
+
 class Interrupted(ModelError):
     """The download broke off; another try may go on from what has arrived. The message says whether it is kept."""
 

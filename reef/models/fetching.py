@@ -26,7 +26,7 @@ def fetch_model(context: DeviceContext, claim: Claim, job: FetchModelJob, writer
 
     try:
         model = keeping.fetch(job, progress)
-        placed = keeping.serving.load(job.model, job.pool, job.nodes) if job.nodes else []
+        placed = keeping.decisions.load(job.model, job.pool, job.nodes) if job.nodes else []
     except Cancelled:
         _give_back(context, claim, job, hold)
         return

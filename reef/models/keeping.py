@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -12,14 +13,17 @@ from reef.contracts.jobs import FetchModelJob
 from reef.contracts.nodes import NodeReport
 from reef.models.adapters import parts_of
 from reef.models.cache import ModelCache, Removed, reasons
-from reef.models.errors import ModelError, ModelInUse, ModelMissing
+from reef.models.errors import ModelError, ModelInUse, ModelMissing, NotLoaded
+from reef.models.fitting import check_format
 from reef.models.outside import Outside
 from reef.models.registry import Registry
-from reef.models.serving import Serving, check_format, loaded_names, named, placed
+from reef.models.serving import Serving, loaded_names, named, placed
 from reef.models.store import ModelFile, ModelStore
 from reef.models.telling import Teller
 from reef.models.tflite import asked_as
 from reef.nodes import read_reports
+from reef.placement.announcing import announce
+from reef.placement.operator import Decisions
 from reef.placement.store import PlacementStore
 from reef.ports import Progress
 from reef.records.database import Database
@@ -40,7 +44,9 @@ class Keeping:
         self.store = ModelStore(settings.data_dir)
         self.registry = Registry(database, self.store)
         self.cache = ModelCache(self.store, settings.model_cache_bytes)
-        self.serving = Serving(topology, PlacementStore(database), client)
+        places = PlacementStore(database)
+        self.serving = Serving(topology, places, client)
+        self.decisions = Decisions(places, topology, self.store, functools.partial(announce, client))
         self.outside = Outside(settings.model_url_hosts, settings.model_cache_bytes)
         self.teller = Teller(client)
 
@@ -87,6 +93,37 @@ class Keeping:
         self.registry.refresh()
         return model
 
+    def unload(self, model: str, pool_name: str, nodes: Sequence[str] = ()) -> list[str]:
+        """Take a model out of the memory of these devices of a pool (none named: all of them).
+
+        Gives those that let it go: a place gave it to them, or an inference loaded it. Raises KeyError for an unknown
+        pool, UnknownNode, ModelMissing for a model that nobody knows, NotLoaded, and ModelInUse where it is there
+        because queues.yaml or a strategy says so.
+        """
+        if (asked := asked_as(model)) == self.topology.pool(pool_name).model:
+            model = asked
+        wanted, reports = self._with_model(model, pool_name, nodes), self.reports()
+        held = [node for node in wanted if node in reports and model in reports[node].resident]
+        try:
+            changed = [place.node for place in self.decisions.unload(model, pool_name, wanted)]
+        except NotLoaded:
+            if not held:
+                raise
+            changed = []
+        changed += self.serving.drop(model, [node for node in held if node not in changed])
+        self.teller.tell(model, "CACHED", f"{model} leaves {', '.join(changed)}")
+        return changed
+
+    def _with_model(self, model: str, pool_name: str, nodes: Sequence[str]) -> list[str]:
+        """Nodes that a model could be unloaded from. Raises ModelMissing where it is nobody's name."""
+        places, reports = self.serving.places.all(), self.reports()
+        found = list(self.serving.nodes(pool_name, nodes))
+        named_there = {name for place in places.values() for name in (place.model, *place.resident)}
+        known = {*self.store.files(), *self.store.catalogue, *loaded_names(reports), *named(self.topology)}
+        if model not in named_there and not {*parts_of(model)} <= known:
+            raise ModelMissing(self.store.unknown(model))
+        return found
+
     def remove(self, name: str) -> int:
         """Take a model from the disk; gives its bytes. Raises ModelMissing, and ModelInUse where it is needed."""
         self.registry.refresh()
@@ -118,18 +155,6 @@ class Keeping:
                 name, "REMOVED", f"what had come of {name} was removed: {size / 1e6:.0f} MB are free again"
             )
         return size
-
-    def unload(self, model: str, pool: str, nodes: Sequence[str]) -> list[str]:
-        """Take a model out of the memory of these nodes, given by a place or loaded by itself; gives those that let go.
-
-        Raises ModelInUse where it is the pool's own.
-        """
-        if (asked := asked_as(model)) == self.topology.pool(pool).model:
-            model = asked
-        changed = [place.node for place in self.serving.unload(model, pool, nodes)]
-        reports = self.reports()
-        held = [node for node in nodes if node in reports and model in reports[node].resident and node not in changed]
-        return changed + self.serving.drop(model, held)
 
     def _fetch_part(self, name: str, source: str, sha256: str, progress: Progress) -> None:
         if not source and name not in self.store.catalogue:

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from reef.models.adapters import parts_of
 from reef.models.demand import Likely, Turn, predict, recent_turns
+from reef.models.fitting import needs_file
 from reef.models.keeping import Keeping
-from reef.models.serving import FILE_DEVICES, FILE_ENGINES
+from reef.placement.operator import RELEASED
+from reef.placement.view import OPERATOR
 from reef.topology import CHAT_POOL, Device
 
 LOOK_EVERY_S = 30.0
@@ -56,8 +58,8 @@ class Preloader:
             return 0
         self._looked_at = now
         pool = self._keeping.topology.pools[CHAT_POOL]
-        devices = [device for device in pool.devices if _is_here(device) and device.kind in FILE_DEVICES]
-        if pool.engine not in FILE_ENGINES or not devices:
+        devices = [device for device in pool.devices if _is_here(device) and needs_file(pool, [device])]
+        if not devices:
             return 0
         self._keeping.registry.refresh()
         turns = [
@@ -70,7 +72,7 @@ class Preloader:
 
     def _decide(self, node: str, own: str, likely: Sequence[Likely], allowed: int, now: float) -> bool:
         place = self._keeping.serving.places.get(node)
-        if place is not None and place.decided_by == "operator" and now - place.decided_at < OPERATOR_S:
+        if place is not None and place.decided_by in (OPERATOR, RELEASED) and now - place.decided_at < OPERATOR_S:
             return False
         serves = place.model if place is not None and place.model else own
         held = place.resident if place is not None else ()

@@ -1,12 +1,12 @@
-"""Which nodes should serve a model: places are written here for `load` and `unload`, and read for who may go.
+"""Which devices serve a pool, which models are kept in their memory on a guess, and what may not go from the disk.
 
-Loading itself is the workers' (they follow their places); fetching is a job. Nothing here waits for either.
+What an operator decides is written by reef/placement/operator.py; loading itself is the workers'.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import redis
@@ -14,18 +14,14 @@ import redis
 from reef import keys
 from reef.contracts.nodes import NodeReport
 from reef.models.adapters import parts_of
-from reef.models.errors import ModelError, ModelInUse
+from reef.models.errors import ModelError
+from reef.placement.announcing import announce
 from reef.placement.model import Place
 from reef.placement.store import Outdated, PlacementStore
-from reef.topology import CHAT_POOL, Device, Pool, Topology
+from reef.placement.view import CONTROLLER, OPERATOR
+from reef.topology import Device, Topology
 
 log = logging.getLogger(__name__)
-
-TRIES_MAX = 5
-"""Somebody else may decide about the same node at the same moment."""
-EMBED_POOL = "embed"
-FILE_ENGINES = ("auto", "openvino", "llama", "tflite")
-FILE_DEVICES = ("cpu", "cuda", "edgetpu")
 
 
 class UnknownNode(KeyError):
@@ -33,7 +29,7 @@ class UnknownNode(KeyError):
 
 
 class Serving:
-    """Writes places on behalf of the operator."""
+    """Which devices serve what, and what they keep in memory on a guess."""
 
     def __init__(self, topology: Topology, places: PlacementStore, client: redis.Redis) -> None:
         self.topology, self.places, self._client = topology, places, client
@@ -56,46 +52,6 @@ class Serving:
             raise UnknownNode(f"no node {unknown[0]!r} in pool {pool_name}; there are: {', '.join(found)}")
         return {node: found[node] for node in wanted} if wanted else found
 
-    def needs_file(self, pool_name: str, nodes: Mapping[str, Device]) -> bool:
-        """Whether one of these devices loads its model from a file of ours."""
-        pool = self.topology.pool(pool_name)
-        return pool.engine in FILE_ENGINES and any(device.kind in FILE_DEVICES for device in nodes.values())
-
-    def load(self, model: str, pool_name: str, nodes: Sequence[str]) -> list[Place]:
-        """Let these nodes serve a model. Twice is as good as once."""
-
-        def change(place: Place) -> Place:
-            return msgspec.structs.replace(
-                place, pool=pool_name, model=model, reason="an operator loaded this model", decided_by="operator"
-            )
-
-        return self._decide(nodes, pool_name, change)
-
-    def unload(self, model: str, pool_name: str, nodes: Sequence[str]) -> list[Place]:
-        """Take a model out of these nodes' places: they go back to their pool's own. Gives what was changed.
-
-        Raises ModelInUse where it is the pool's own.
-        """
-        own = self.topology.pool(pool_name).model
-        held = [node for node in nodes if _holds(self.places.get(node), model)]
-        if not held:
-            if model == own:
-                raise ModelInUse(
-                    f"{model} is the model that queues.yaml gives pool {pool_name}; load another one in its place."
-                )
-            return []
-
-        def change(place: Place) -> Place:
-            return msgspec.structs.replace(
-                place,
-                model="" if place.model == model else place.model,
-                resident=tuple(name for name in place.resident if name != model),
-                reason="an operator unloaded a model",
-                decided_by="operator",
-            )
-
-        return self._decide(held, pool_name, change)
-
     def drop(self, model: str, nodes: Sequence[str]) -> list[str]:
         """Let these nodes' workers forget a model that no place gives them. Gives those that could be told."""
         told = []
@@ -112,30 +68,15 @@ class Serving:
         place = self.places.get(node) or Place(node=node, pool=pool_name)
         if place.resident == tuple(models):
             return False
-
-        def change(place: Place) -> Place:
-            return msgspec.structs.replace(place, resident=tuple(models), reason=reason, decided_by="controller")
-
-        self._decide([node], pool_name, change)
-        return True
-
-    def _decide(self, nodes: Sequence[str], pool_name: str, change: Callable[[Place], Place]) -> list[Place]:
-        for _ in range(TRIES_MAX):
-            now = {node: self.places.get(node) or Place(node=node, pool=pool_name) for node in nodes}
-            try:
-                stored = self.places.put([change(place) for place in now.values()])
-            except Outdated:
-                continue
-            self._announce([place.node for place in stored])
-            return stored
-        raise ModelError("Others decide about these devices at the same time. Try again in a moment.")
-
-    def _announce(self, nodes: Sequence[str]) -> None:
+        wanted = msgspec.structs.replace(place, resident=tuple(models))
+        if place.decided_by != OPERATOR:  # what serves there stays the operator's decision
+            wanted = msgspec.structs.replace(wanted, reason=reason, decided_by=CONTROLLER)
         try:
-            for node in nodes:
-                self._client.publish(keys.PLACEMENT_CHANNEL, node)
-        except (redis.RedisError, OSError) as error:
-            log.warning("the workers will see their places at their next look (%s)", error)
+            self.places.put([wanted])
+        except Outdated:  # somebody else decided just now; the next look sees what
+            return False
+        announce(self._client, [node])
+        return True
 
 
 def named(topology: Topology) -> set[str]:
@@ -148,22 +89,6 @@ def placed(places: PlacementStore) -> set[str]:
     """Names of files that some node should have in memory."""
     decided = places.all().values()
     return {part for place in decided for name in (place.model, *place.resident) if name for part in parts_of(name)}
-
-
-def _holds(place: Place | None, model: str) -> bool:
-    return place is not None and model in (place.model, *place.resident)
-
-
-def check_format(form: str, pool: Pool) -> None:
-    """Raises ModelError where a pool's engines cannot read a model of this format."""
-    if pool.name == EMBED_POOL:
-        raise ModelError(
-            "The embedding model cannot be exchanged while the reef runs: the vectors of all documents belong to it. "
-            "Change it in queues.yaml, start again, and index the documents anew."
-        )
-    wanted = "gguf" if pool.name == CHAT_POOL else "tflite"
-    if form != wanted:
-        raise ModelError(f"Pool {pool.name} serves models in {wanted} format; this one is {form}.")
 
 
 def loaded_names(reports: Mapping[str, NodeReport]) -> dict[str, list[str]]:

@@ -14,10 +14,13 @@ from reef.contracts.jobs import FetchModelJob
 from reef.contracts.nodes import NodeReport
 from reef.models.adapters import parts_of
 from reef.models.catalogue import CatalogueEntry
+from reef.models.fitting import EMBED_POOL, FORMATS, pools_for
 from reef.models.keeping import Keeping
 from reef.models.parts import Arrived
 from reef.models.registry import ModelRecord
-from reef.models.serving import EMBED_POOL, loaded_names
+from reef.models.serving import loaded_names
+from reef.models.tflite import COMPILED_SUFFIX
+from reef.topology import Topology
 
 NO_MODEL_ENGINES = ("parser", "hands")
 """What these report as a model is the name of a library, or nothing."""
@@ -38,6 +41,8 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True):
     about: str = ""
     format: str
     """gguf, tflite, onnx, encoder, lora; remote or simulated where no file of ours is behind it."""
+    pools: list[str] = []
+    """Pools that can be given it (`load`): their format, and a device that can serve them. Empty: none."""
     state: State
     where: list[str] = []
     loading_on: list[str] = []
@@ -94,11 +99,17 @@ def overview(keeping: Keeping, fetching: Mapping[str, FetchModelJob], free_bytes
     catalogue = keeping.store.catalogue
     names = [*catalogue, *(name for name in sorted({*records, *jobs, *sight.arrived}) if name not in catalogue)]
     views = [_view(name, records.get(name), catalogue.get(name), sight) for name in names]
+    views = [_with_pools(view, f"{view.name}{COMPILED_SUFFIX}" in records, keeping.topology) for view in views]
     views += _without_file({view.name for view in views}, reports)
     used = sum(record.size_bytes for record in records.values() if record.path and record.format != "encoder")
     used += sum(come.have_bytes for come in sight.arrived.values())
     cache = CacheView(used_bytes=used, limit_bytes=keeping.cache.limit_bytes, free_bytes=free_bytes)
     return ModelsView(models=views, cache=cache)
+
+
+def _with_pools(view: ModelView, compiled_beside: bool, topology: Topology) -> ModelView:
+    pools = pools_for(view.format, view.quantisation, compiled_beside, topology)
+    return msgspec.structs.replace(view, pools=pools)
 
 
 def _loading(reports: Mapping[str, NodeReport]) -> dict[str, list[NodeReport]]:
@@ -182,8 +193,15 @@ def _without_file(known: set[str], reports: Mapping[str, NodeReport]) -> list[Mo
                 continue
             before = found.get(name)
             where = [*(before.where if before else ()), report.node]
+            pools = {*(before.pools if before else ()), *([report.pool] if report.pool in FORMATS else ())}
             found[name] = ModelView(
-                name=name, title=name, format=_form(report), state="READY", where=where, progress=1.0
+                name=name,
+                title=name,
+                format=_form(report),
+                pools=sorted(pools),
+                state="READY",
+                where=where,
+                progress=1.0,
             )
     return list(found.values())
 

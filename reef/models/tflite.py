@@ -17,8 +17,9 @@ from reef.models.errors import Damaged, ModelError
 IDENTIFIER = b"TFL3"
 """Stands at byte 4 of every such file."""
 EDGE_TPU_OPERATOR = "edgetpu-custom-op"
-COMPILED = "_edgetpu"
+COMPILED_SUFFIX = "_edgetpu"
 """Ends the name of a file that edgetpu_compiler made."""
+COMPILED_QUANTISATION = "int8, Edge TPU"
 SEGMENT = re.compile(r"_segment_(?P<number>\d+)_of_(?P<count>\d+)(_edgetpu)?$")
 """Ends the name of a file that is a part of a pipeline."""
 ITEMS_MAX = 1 << 20
@@ -59,7 +60,7 @@ class TfliteHead(msgspec.Struct, frozen=True):
     def quantisation(self) -> str:
         """In a few words: what the weights are, and whether it is computed in integers too."""
         if self.compiled:
-            return "int8, Edge TPU"
+            return COMPILED_QUANTISATION
         if not self.weight_types:
             return "none"
         weights = max(self.weight_types, key=lambda name: self.weight_types[name])
@@ -114,7 +115,7 @@ class _Reader:
 
 def asked_as(file_name: str) -> str:
     """What the file of that name (without .tflite) is asked for by, alone or as a part of a pipeline."""
-    return SEGMENT.sub("", file_name).removesuffix(COMPILED)
+    return SEGMENT.sub("", file_name).removesuffix(COMPILED_SUFFIX)
 
 
 def read_tflite(path: Path) -> TfliteHead:

@@ -13,6 +13,9 @@ from reef.placement.model import Place
 from reef.records.database import Database
 from reef.records.tables import placements
 
+QUEUES_FILE = "queues.yaml"
+"""Who decided where nobody does any more: the row stays, so that the next decision has a higher number than the last,
+but nobody sees it."""
 _LISTS = ("routes", "resident", "peers")
 
 
@@ -29,14 +32,13 @@ class PlacementStore:
     def get(self, node: str) -> Place | None:
         """A node's place; None where nobody ever decided."""
         with self.database.read() as connection:
-            row = connection.execute(sa.select(placements).where(placements.c.node == node)).mappings().first()
-            return _place(dict(row)) if row else None
+            return _standing(_row_of(connection, node))
 
     def all(self) -> dict[str, Place]:
         """Every place, by node."""
         with self.database.read() as connection:
-            rows = connection.execute(sa.select(placements).order_by(placements.c.node)).mappings()
-            return {row["node"]: _place(dict(row)) for row in rows}
+            stands = sa.select(placements).where(placements.c.decided_by != QUEUES_FILE).order_by(placements.c.node)
+            return {row["node"]: _place(dict(row)) for row in connection.execute(stands).mappings()}
 
     def put(self, places: Sequence[Place]) -> list[Place]:
         """Store these decisions, all or none; each must carry the version it was made from (0: there was none).
@@ -56,18 +58,28 @@ class PlacementStore:
             connection.execute(placements.delete().where(placements.c.node.in_(list(nodes))))
 
     def _put(self, connection: sa.Connection, place: Place) -> Place:
-        row = connection.execute(sa.select(placements).where(placements.c.node == place.node)).mappings().first()
-        known = _place(dict(row)) if row else None
+        row = _row_of(connection, place.node)
+        known = _standing(row)
         if place.version != (known.version if known else 0):
             raise Outdated(place.node)
         if known and same(known, place) and known.decided_by == place.decided_by:
             return known
-        fresh = msgspec.structs.replace(place, version=place.version + 1, decided_at=self.clock())
-        if known is None:
+        version = row["version"] + 1 if row else 1
+        fresh = msgspec.structs.replace(place, version=version, decided_at=self.clock())
+        if row is None:
             connection.execute(placements.insert().values(**_row(fresh)))
         else:
             connection.execute(placements.update().where(placements.c.node == fresh.node).values(**_row(fresh)))
         return fresh
+
+
+def _row_of(connection: sa.Connection, node: str) -> dict[str, Any] | None:
+    row = connection.execute(sa.select(placements).where(placements.c.node == node)).mappings().first()
+    return dict(row) if row else None
+
+
+def _standing(row: dict[str, Any] | None) -> Place | None:
+    return _place(row) if row and row["decided_by"] != QUEUES_FILE else None
 
 
 def same(one: Place, other: Place) -> bool:

@@ -147,12 +147,9 @@ def test_a_model_is_fetched_checked_placed_and_let_go(reef: Reef, http: httpx.Cl
     assert (refused.status_code, refused.json()["code"]) == (409, "in_use")
     unload = {"model": "sees-fish", "pool": "media"}
     assert http.post(f"{MODELS}/unload", json=unload).json()["nodes"] == [NODE]
-    assert http.post(f"{MODELS}/unload", json=unload).json()["nodes"] == []
-    nobody = http.post(f"{MODELS}/unload", json=unload | {"model": "nope"})
-    assert (nobody.status_code, nobody.json()["code"]) == (404, "unknown_model")
-    path = http.post(f"{MODELS}/unload", json=unload | {"model": "a/b.tflite"})
-    assert (path.status_code, path.json()["code"]) == (422, "bad_name")
-    assert place_of(reef).model == ""
+    again = http.post(f"{MODELS}/unload", json=unload)
+    assert (again.status_code, again.json()["code"]) == (409, "not_loaded")
+    assert place_of(reef) is None, "no decision is left behind"
     assert http.post(f"{MODELS}/sees-fish/pin", json={"pinned": True}).status_code == 204
     assert view(http, "sees-fish")["pinned"]
     assert http.delete(f"{MODELS}/sees-fish").status_code == 409
@@ -206,6 +203,8 @@ def test_wrong_content_fails_and_changes_nothing(
         ({"model": "x", "source": "http://169.254.169.254/x"}, 422, "REEF_MODEL_URL_HOSTS"),
         ({"model": "x", "sha256": "abc"}, 400, "sha256"),
         ({"model": "x", "pool": "embed"}, 404, "No model is called"),
+        ({"model": "smollm2-135m-instruct", "pool": "maintenance"}, 409, "Pool maintenance loads no models"),
+        ({"model": "smollm2-135m-instruct"}, 409, "in tflite format; this one is gguf"),
     ],
 )
 def test_what_cannot_be_asked_for(http: httpx.Client, fields: dict[str, Any], status: int, says: str) -> None:
@@ -237,6 +236,10 @@ def test_models_without_a_file(reef: Reef, http: httpx.Client) -> None:
     assert place_of(reef, "chat-simulated").model == "simulated:token_ms=1"
     unloaded = http.post(f"{MODELS}/unload", json={"model": "simulated:token_ms=1"})
     assert unloaded.json()["nodes"] == ["chat-simulated"]
+    unknown = http.post(f"{MODELS}/unload", json={"model": "nobody-knows-me"})
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_model")
+    assert view(http, "simulated")["pools"] == ["chat"]
+    assert view(http, "smollm2-135m-instruct")["pools"] == ["chat"]
     refused = http.post(f"{MODELS}/unload", json={"model": "simulated"})
     assert (refused.status_code, refused.json()["code"]) == (409, "in_use")
 

@@ -16,12 +16,13 @@ from reef import keys
 from reef.contracts.events import ModelNotice, decode_announced
 from reef.contracts.nodes import NodeReport
 from reef.models import ModelError, ModelMissing
-from reef.models.errors import ModelInUse
+from reef.models.errors import ModelInUse, NotLoaded
 from reef.models.keeping import Keeping
 from reef.models.preload import LOOK_EVERY_S, Preloader
 from reef.models.serving import UnknownNode
 from reef.models.states import overview
 from reef.placement.model import Place
+from reef.placement.operator import NothingDecided
 from reef.records.database import Database
 from reef.records.tables import messages, models, personas, placements, sessions
 from reef.settings import Settings
@@ -33,7 +34,7 @@ pools:
   chat: {queue: chat, devices: [cpu, "cpu@elsewhere"], model: own}
   embed: {queue: embed, devices: [cpu]}
   media: {queue: media, devices: []}
-allocation: {strategy: dynamic, devices: ["pci:0-1"], dynamic: {hot: 1}}
+allocation: {strategy: dynamic, devices: ["simulated:0-1"], dynamic: {hot: 1}}
 """
 
 
@@ -95,22 +96,67 @@ def test_loading_writes_places_and_says_so(keeping: Keeping) -> None:
     pubsub = keeping._client.pubsub(ignore_subscribe_messages=True)
     pubsub.subscribe(keys.PLACEMENT_CHANNEL)
     pubsub.get_message(timeout=5)
+    put(keeping, "other")
     nodes = list(keeping.serving.nodes("chat"))
     assert nodes == ["chat-cpu", "chat-cpu.elsewhere"]
-    first = keeping.serving.load("other", "chat", nodes)
+    first = keeping.decisions.load("other", "chat", nodes)
     assert [(place.node, place.model, place.version) for place in first] == [
         ("chat-cpu", "other", 1),
         ("chat-cpu.elsewhere", "other", 1),
     ]
-    assert keeping.serving.load("other", "chat", nodes)[0].version == 1
+    assert keeping.decisions.load("other", "chat", nodes)[0].version == 1
     assert {pubsub.get_message(timeout=5)["data"].decode() for _ in range(2)} == set(nodes)
     pubsub.close()
-    assert keeping.serving.unload("other", "chat", ["chat-cpu"])[0].model == ""
-    assert keeping.serving.unload("other", "chat", ["chat-cpu"]) == []
-    assert list(keeping.serving.nodes("chat", ["pci-0"])) == ["pci-0"], "an operator may name a device of a strategy"
-    keeping.serving.places.put([Place(node="pci-1", pool="chat", tier="hot")])
-    assert "pci-1" in keeping.serving.nodes("chat")
-    assert keeping.serving.load("other", "chat", ["pci-1"])[0].tier == "hot"
+    assert keeping.decisions.unload("other", "chat", ["chat-cpu"])[0].model == ""
+    assert keeping.serving.places.get("chat-cpu") is None, "the device does again what queues.yaml says"
+    with pytest.raises(NotLoaded, match="other is loaded on no device of pool chat"):
+        keeping.decisions.unload("other", "chat", ["chat-cpu"])
+    assert list(keeping.serving.nodes("chat", ["simulated-0"])) == ["simulated-0"], (
+        "an operator may name a device of a strategy"
+    )
+    keeping.serving.places.put([Place(node="simulated-1", pool="chat", tier="hot")])
+    assert "simulated-1" in keeping.serving.nodes("chat")
+    assert keeping.decisions.load("other", "chat", ["simulated-1"])[0].tier == "hot"
+
+
+def test_unloading_gives_the_place_back(keeping: Keeping) -> None:
+    """What an operator had loaded goes back to the strategy; what the strategy loaded, or nobody knows, is told."""
+    places, decisions = keeping.serving.places, keeping.decisions
+    places.put([Place(node="simulated-0", pool="chat", tier="hot", decided_by="controller")])
+    loaded = decisions.load("other", "chat", ["simulated-0"])[0]
+    assert (loaded.decided_by, loaded.general, loaded.routes) == ("operator", True, ("model/other",))
+    back = keeping.unload("other", "chat")[0]
+    assert (back.decided_by, back.model, back.general, back.routes) == ("released", "", True, ())
+    assert (back.pool, back.tier) == ("chat", "hot"), "its strategy goes on from here"
+    own = msgspec.structs.replace(back, model="busy", routes=("model/busy",), decided_by="controller")
+    places.put([own])
+    with pytest.raises(ModelInUse, match="The strategy has busy loaded on simulated-0"):
+        keeping.unload("busy", "chat")
+    with pytest.raises(ModelMissing, match="nobody-knows-me"):
+        keeping.unload("nobody-knows-me", "chat")
+    assert places.get("simulated-0") is not None
+
+
+def test_a_decision_after_a_release_is_newer_than_all_before(keeping: Keeping) -> None:
+    """The number never goes back: a worker that refused a model tries it again when it is decided anew."""
+    put(keeping, "other")
+    first = keeping.decisions.load("other", "chat", ["chat-cpu"])[0]
+    keeping.decisions.release("chat-cpu")
+    assert keeping.serving.places.get("chat-cpu") is None
+    with pytest.raises(NothingDecided):
+        keeping.decisions.release("chat-cpu")
+    assert keeping.decisions.load("other", "chat", ["chat-cpu"])[0].version > first.version + 1
+
+
+def test_a_stage_that_is_moved_is_a_stage_no_more(keeping: Keeping) -> None:
+    """Its segment and its peers go with its role: a worker would look for them."""
+    stage = Place(node="simulated-0", pool="media", model="net", tier="stage", stage=1, peers=("x", "simulated-0"))
+    keeping.serving.places.put([msgspec.structs.replace(stage, decided_by="controller")])
+    loaded = keeping.decisions.load("other", "chat", ["simulated-0"])[0]
+    assert (loaded.tier, loaded.stage, loaded.peers) == ("service", 0, ())
+    keeping.decisions.release("simulated-0")
+    moved = keeping.decisions.move("simulated-0", pool="media", model="net", alone=True)
+    assert (moved.general, moved.routes) == (True, ()), "only chats ask for a model by a route"
 
 
 def test_what_cannot_be_loaded_is_told(keeping: Keeping) -> None:
@@ -122,7 +168,7 @@ def test_what_cannot_be_loaded_is_told(keeping: Keeping) -> None:
     with pytest.raises(ModelError, match="media has no device"):
         keeping.serving.nodes("media")
     with pytest.raises(ModelInUse, match=r"that queues\.yaml gives pool chat"):
-        keeping.serving.unload("own", "chat", ["chat-cpu"])
+        keeping.decisions.unload("own", "chat", ["chat-cpu"])
 
 
 def test_an_embedding_model_is_called_what_it_is(keeping: Keeping) -> None:
@@ -139,7 +185,7 @@ def test_a_model_in_use_stays(keeping: Keeping) -> None:
         put(keeping, name)
     keeping.registry.refresh()
     keeping.registry.pin("pinned", True)
-    keeping.serving.load("placed", "chat", ["chat-cpu"])
+    keeping.decisions.load("placed", "chat", ["chat-cpu"])
     for name, why in (("own", "named in queues"), ("pinned", "is pinned"), ("placed", "is to be loaded")):
         with pytest.raises(ModelInUse, match=why):
             keeping.remove(name)
@@ -228,7 +274,7 @@ def test_likely_models_are_kept_in_memory(keeping: Keeping) -> None:
     small = Preloader(keeping, size * 2, clock=lambda: now)
     assert small.look() == 1
     assert resident(keeping) == ("poet",)
-    keeping.serving.load("coder", "chat", ["chat-cpu"])
+    keeping.decisions.load("coder", "chat", ["chat-cpu"])
     assert Preloader(keeping, size * 100, clock=lambda: now).look() == 0, "an operator was here"
     now += 2 * 3600
     Preloader(keeping, size * 100, clock=lambda: now).look()

@@ -22,10 +22,11 @@ from reef.contracts.nodes import NodeReport, read_vitals
 from reef.conversation.turns import PoolClosed, Turns
 from reef.ledger import JobRecord, Ledger, NewJob
 from reef.ledger.sweep import sweep
+from reef.models import ModelStore
 from reef.placement.controller import Controller
 from reef.placement.leader import LEASE_S, Leader
 from reef.placement.model import Place
-from reef.placement.operator import NotMovable, move, release
+from reef.placement.operator import Decisions, NotMovable
 from reef.placement.presence import Watch
 from reef.placement.serving import Capacity, is_served
 from reef.placement.store import Outdated, PlacementStore
@@ -62,6 +63,7 @@ class Bench:
         self.database = Database(self.settings.sqlalchemy_url)
         self.ledger = Ledger(self.database)
         self.store = PlacementStore(self.database)
+        self.decisions = Decisions(self.store, self.topology, ModelStore(directory))
         self.redis = redis.Redis.from_url(redis_url)
         self.redis.flushall()
         self.dispatcher = Dispatcher(self.settings, self.topology)
@@ -141,7 +143,7 @@ def test_a_controller_that_saw_an_older_decision_looks_again(bench: Bench) -> No
     controller = bench.controller()
     controller.look()
     view = controller.view()
-    move(bench.store, bench.topology, "simulated-0", pool="media")
+    bench.decisions.move("simulated-0", pool="media")
     with pytest.raises(Outdated):
         bench.store.put([msgspec.structs.replace(view.places["simulated-0"], pool="embed")])
     assert bench.store.all()["simulated-0"].pool == "media"
@@ -290,11 +292,11 @@ def test_an_operator_moves_a_device_and_gives_it_back(bench: Bench) -> None:
     controller = bench.controller()
     controller.look()
     before = bench.store.all()["simulated-1"]
-    moved = move(bench.store, bench.topology, "simulated-1", pool="chat", model="other")
+    moved = bench.decisions.move("simulated-1", pool="chat", model="other", alone=True)
     assert (moved.routes, moved.general) == (("model/other",), False)
     controller.look()
     assert bench.store.all()["simulated-1"].model == "other"
-    release(bench.store, bench.topology, "simulated-1")
+    bench.decisions.release("simulated-1")
     for _ in range(3):
         controller.look()
     after = bench.store.all()["simulated-1"]
@@ -305,14 +307,14 @@ def test_an_operator_moves_a_device_and_gives_it_back(bench: Bench) -> None:
 def test_a_device_of_a_pool_keeps_its_pool(bench: Bench) -> None:
     """Only its model can be changed; releasing it gives the pool's own model back."""
     with pytest.raises(NotMovable, match="belongs to pool chat for good"):
-        move(bench.store, bench.topology, "chat-cpu", pool="embed")
-    changed = move(bench.store, bench.topology, "chat-cpu", model="other")
+        bench.decisions.move("chat-cpu", pool="embed")
+    changed = bench.decisions.move("chat-cpu", model="other")
     assert (changed.pool, changed.tier, changed.general) == ("chat", "pool", True)
-    assert release(bench.store, bench.topology, "chat-cpu").model == ""
+    assert bench.decisions.release("chat-cpu").model == ""
     with pytest.raises(NotMovable, match="nothing to release"):
-        release(bench.store, bench.topology, "chat-cpu")
+        bench.decisions.release("chat-cpu")
     with pytest.raises(NotMovable, match="has: chat-cpu, simulated-0"):
-        move(bench.store, bench.topology, "usb-7", pool="chat")
+        bench.decisions.move("usb-7", pool="chat")
 
 
 def test_the_command_shows_moves_and_releases(bench: Bench) -> None:

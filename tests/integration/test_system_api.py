@@ -194,6 +194,37 @@ def test_a_device_that_is_given_out_moves(start_web: Any) -> None:
         assert client.delete(path).status_code == 204
 
 
+PLACES = """
+version: 1
+pools:
+  chat: {queue: chat, devices: ["cpu@elsewhere", simulated], model: own}
+  embed: {queue: embed, devices: ["cpu@elsewhere"], model: encoder}
+  index: {queue: index}
+allocation: {strategy: dedicated, devices: ["cpu:0@elsewhere", "pci:0@elsewhere"], dedicated: {personas: 1}}
+"""
+
+
+def test_a_model_that_a_device_cannot_serve_is_not_decided(start_web: Any) -> None:
+    """Unknown models, files by their path, the encoder, pools without models, kinds that cannot: 404, 409 and 422."""
+    web = start_web(queues=PLACES)
+    refused = {
+        ("chat-cpu.elsewhere", "chat", "nosuch-model"): (404, "unknown_model"),
+        ("chat-cpu.elsewhere", "chat", "smollm2-135m-instruct"): (404, "unknown_model"),  # known, but not here
+        ("chat-cpu.elsewhere", "chat", "/etc/passwd"): (422, "bad_name"),
+        ("chat-simulated", "chat", "../../etc/passwd"): (422, "bad_name"),
+        ("embed-cpu.elsewhere", "embed", "another"): (404, "unknown_model"),
+        ("cpu-0.elsewhere", "nowhere", ""): (404, "unknown_pool"),
+        ("pci-0.elsewhere", "chat", ""): (409, "not_possible"),
+        ("nobody", "chat", ""): (404, "unknown_device"),
+    }
+    with web.client() as client:
+        for (node, pool, model), expected in refused.items():
+            answer = client.post(f"{V1}/system/devices/{node}/place", json={"pool": pool, "model": model})
+            assert (answer.status_code, answer.json()["code"]) == expected, answer.text
+            assert answer.headers["Content-Type"] == "application/problem+json"
+    assert PlacementStore(web.stage.database).all() == {}
+
+
 def until(client: Any, wanted: Any) -> dict[str, Any]:
     """The first event of which this is true."""
     while True:

@@ -2491,6 +2491,7 @@ class Model(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     STAYS_FIELD_NUMBER: _builtins.int
     USED_AT_FIELD_NUMBER: _builtins.int
+    POOLS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     title: _builtins.str
     about: _builtins.str
@@ -2512,6 +2513,8 @@ class Model(_message.Message):
     def where(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def loading_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -2534,10 +2537,11 @@ class Model(_message.Message):
         pinned: _builtins.bool = ...,
         stays: _builtins.str = ...,
         used_at: _builtins.float | None = ...,
+        pools: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_used_at", b"_used_at", "used_at", b"used_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_used_at", b"_used_at", "about", b"about", "base", b"base", "error", b"error", "format", b"format", "licence", b"licence", "loading_on", b"loading_on", "name", b"name", "note", b"note", "pinned", b"pinned", "progress", b"progress", "quantisation", b"quantisation", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "stays", b"stays", "title", b"title", "used_at", b"used_at", "where", b"where"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_used_at", b"_used_at", "about", b"about", "base", b"base", "error", b"error", "format", b"format", "licence", b"licence", "loading_on", b"loading_on", "name", b"name", "note", b"note", "pinned", b"pinned", "pools", b"pools", "progress", b"progress", "quantisation", b"quantisation", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "stays", b"stays", "title", b"title", "used_at", b"used_at", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__used_at: _TypeAlias = _typing.Literal["used_at"]  # noqa: Y015
     _WhichOneofArgType__used_at: _TypeAlias = _typing.Literal["_used_at", b"_used_at"]  # noqa: Y015
