@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,14 @@ from typing import Any, TypeVar
 
 import grpc
 import uvloop
+from grpc import StatusCode
 from services import free_port
 
 from app import services
 from app.gateway.subscription import LoopSubscription
 from app.gateway.threads import Threads
 from app.grpc_api import server
+from app.grpc_api.generated import coral_reef_pb2 as pb
 from app.grpc_api.generated import coral_reef_pb2_grpc as stubs
 from app.services import Services
 from reef.settings import Settings
@@ -27,6 +30,7 @@ from reef.settings import Settings
 PATIENCE_S = 15.0
 ROOT = Path(__file__).parent.parent
 T = TypeVar("T")
+Events = list[pb.RunEvent]
 
 
 class Served:
@@ -122,6 +126,38 @@ def refused(error: grpc.RpcError) -> tuple[grpc.StatusCode, dict[str, str]]:
     """The status of a refusal and what it says to programs."""
     said = {name: value for name, value in error.trailing_metadata() or () if isinstance(value, str)}  # type: ignore[attr-defined]
     return error.code(), said  # type: ignore[attr-defined]
+
+
+def kinds(events: Events) -> list[str]:
+    """Kinds of events, readings of the queue left out."""
+    return [event.WhichOneof("event") or "" for event in events if event.seq]
+
+
+def text(events: Events) -> str:
+    """What was said in them."""
+    return "".join(event.token.content for event in events)
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until it is."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.005)
+
+
+def until_quiet(served: Served) -> None:
+    """Wait until no call hears anything any more."""
+    until(lambda: not served.ask(lambda: served.reef.counts.streams_open or served.reef.relay.listening))
+
+
+def code_of(call: Callable[[], Any]) -> StatusCode:
+    """How a call ends."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        return refused(error)[0]
+    return StatusCode.OK
 
 
 def run_documented(number: int, target: str, directory: Path) -> str:

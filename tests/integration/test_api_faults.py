@@ -20,7 +20,8 @@ from websockets.exceptions import ConnectionClosed
 from reef.contracts.events import Restarted
 
 if TYPE_CHECKING:
-    from conftest import Answerer, Web
+    from conftest import Web
+    from played_device import Answerer
 
 V1 = "/api/v1"
 TextOf = Callable[[list[dict[str, Any]]], str]

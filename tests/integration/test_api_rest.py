@@ -11,7 +11,8 @@ import pytest
 from reef import keys
 
 if TYPE_CHECKING:
-    from conftest import Answerer, Stage, Web
+    from conftest import Web
+    from played_device import Answerer, Stage
 
 V1 = "/api/v1"
 PERSONA = {"name": "Test Person", "system_prompt": "Be brief.", "temperature": 0.3, "greeting": "Hi **there**!"}

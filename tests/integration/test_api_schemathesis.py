@@ -20,7 +20,8 @@ from schemathesis.specs.openapi.checks import (
 from app.api.routes import ROUTES
 
 if TYPE_CHECKING:
-    from conftest import Answerer, Web
+    from conftest import Web
+    from played_device import Answerer
 
 EXAMPLES = 12
 schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")

@@ -13,7 +13,8 @@ from app.services import build
 from reef.contracts.events import Done, Queued, RunEvent, Token
 
 if TYPE_CHECKING:
-    from conftest import Answerer, Stage, Web
+    from conftest import Web
+    from played_device import Answerer, Stage
 
 SseOf = Callable[[Iterator[str]], Iterator[tuple[str, RunEvent]]]
 V1 = "/api/v1"

@@ -12,7 +12,8 @@ import openai
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Answerer, Stage, Web
+    from conftest import Web
+    from played_device import Answerer, Stage
 
 SAY = [{"role": "user", "content": "Hello!"}]
 

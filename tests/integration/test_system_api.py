@@ -21,7 +21,8 @@ from reef.placement.store import PlacementStore
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from conftest import Stage, Web
+    from conftest import Web
+    from played_device import Stage
 
 V1 = "/api/v1"
 NODE = "chat-simulated"

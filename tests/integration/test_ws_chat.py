@@ -18,7 +18,8 @@ from reef import keys, streams
 from reef.contracts.events import Restarted, Token
 
 if TYPE_CHECKING:
-    from conftest import Socket, Stage, Web
+    from conftest import Socket, Web
+    from played_device import Stage
 
 TextOf = Callable[[list[dict[str, Any]]], str]
 FINAL = ("done", "stopped", "error")
