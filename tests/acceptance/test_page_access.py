@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -148,6 +149,26 @@ def test_page_phone_has_a_drawer(
     page.locator(".session-row").first.click()
     expect(drawer).to_be_hidden()
     expect(chat.asked.first).to_be_visible()
+
+
+@pytest.mark.parametrize(("width", "height"), [(844, 390), (640, 400)])
+def test_page_short_screen_scrolls_its_lists_as_one(
+    width: int, height: int, new_context: Callable[..., BrowserContext], open_chat: Callable[[Page], ChatPage]
+) -> None:
+    """On a phone on its side and at 200 % zoom nothing lies over anything else, and the last chat can be reached."""
+    page = new_context(viewport={"width": width, "height": height}).new_page()
+    open_chat(page).open()
+    opener = page.get_by_role("button", name="Open personas and chats")
+    if opener.is_visible():
+        opener.click()
+    boxes = [
+        page.locator(place).bounding_box() for place in (".personas", "#search", "#session-list", ".sidebar-pages")
+    ]
+    edges = [(box["y"], box["y"] + box["height"]) for box in boxes if box is not None]
+    assert len(edges) == 4
+    assert all(above[1] <= below[0] for above, below in itertools.pairwise(edges)), edges
+    page.locator("#session-list").locator("> *").last.scroll_into_view_if_needed()
+    expect(page.locator("#session-list > *").last).to_be_in_viewport()
 
 
 def test_page_theme_can_be_chosen_and_is_kept(chat: ChatPage) -> None:
