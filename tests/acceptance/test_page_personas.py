@@ -81,7 +81,7 @@ def test_page_persona_refused_by_the_server_is_told_at_the_field(chat: ChatPage,
 
 
 def test_page_persona_dialog_previews_the_face(chat: ChatPage) -> None:
-    """The avatar in the dialog follows what is typed."""
+    """The avatar in the dialog follows what is typed, and Esc asks before that is thrown away."""
     page = chat.page
     page.get_by_role("button", name="New persona").click()
     dialog = page.locator("#persona-dialog")
@@ -89,7 +89,15 @@ def test_page_persona_dialog_previews_the_face(chat: ChatPage) -> None:
     expect(dialog.locator(".avatar")).to_have_text("Z")
     dialog.get_by_label("Avatar").fill("Q")
     expect(dialog.locator(".avatar")).to_have_text("Q")
+    asked = page.get_by_role("dialog", name="Discard your changes?")
+    for _ in range(2):
+        page.keyboard.press("Escape")
+        expect(asked).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(asked).to_be_hidden()
+        expect(dialog.get_by_label("Avatar")).to_have_value("Q")
     page.keyboard.press("Escape")
+    asked.get_by_role("button", name="Discard").click()
     expect(dialog).to_be_hidden()
 
 

@@ -15,6 +15,11 @@ export function confirm({ title, text, yes, also = "" }) {
   dialog.showModal();
   byId("confirm-cancel").focus();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "confirm" ? { also: byId("confirm-also").checked } : null), { once: true });
+    const closed = () => {
+      if (dialog.open) return; // the close of an earlier question, told late
+      dialog.removeEventListener("close", closed);
+      resolve(dialog.returnValue === "confirm" ? { also: byId("confirm-also").checked } : null);
+    };
+    dialog.addEventListener("close", closed);
   });
 }

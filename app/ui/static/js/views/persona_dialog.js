@@ -18,12 +18,16 @@ export class PersonaDialog {
   constructor(store) {
     this.store = store;
     this.dialog = byId("persona-dialog");
+    // a browser lets "cancel" be prevented only now and then, the key always
+    this.dialog.addEventListener("keydown", (event) => event.key === "Escape" && this.#leave(event));
+    this.dialog.addEventListener("cancel", (event) => event.target === this.dialog && this.#leave(event));
   }
 
   async open(persona) {
     this.persona = persona;
     this.dialog.replaceChildren(this.#form());
     this.#preview();
+    this.before = JSON.stringify(this.#values());
     this.dialog.showModal();
     this.form.elements.name.focus();
     const [models, known] = await Promise.all([api.models().catch(() => []), persona ? api.persona(persona.id).catch(() => null) : null]);
@@ -44,7 +48,7 @@ export class PersonaDialog {
         "div",
         { class: "dialog-head" },
         h("h2", { id: "persona-dialog-title" }, this.persona ? `Edit ${persona.name}` : "New persona"),
-        iconButton("close", "Close", () => this.dialog.close()),
+        iconButton("close", "Close", (event) => this.#leave(event)),
       ),
       h("div", { class: "fields" }, this.#fields(persona)),
       this.general,
@@ -53,7 +57,7 @@ export class PersonaDialog {
         "div",
         { class: "dialog-actions" },
         this.persona ? h("button", { type: "button", class: "button danger apart", onclick: () => this.#delete() }, "Delete") : null,
-        (this.closeButton = h("button", { type: "button", class: "button", onclick: () => this.dialog.close() }, "Cancel")),
+        (this.closeButton = h("button", { type: "button", class: "button", onclick: (event) => this.#leave(event) }, "Cancel")),
         (this.submitButton = h("button", { type: "submit", class: "button primary" }, this.persona ? "Save" : "Create")),
       ),
     );
@@ -118,6 +122,14 @@ export class PersonaDialog {
     return { ...values, temperature: Number(data.get("temperature")) };
   }
 
+  /** Close; what was typed is thrown away only when the person says so. */
+  async #leave(event) {
+    event.preventDefault();
+    const changed = JSON.stringify(this.#values()) !== this.before;
+    if (changed && !(await confirm({ title: "Discard your changes?", text: "What you typed here is not saved.", yes: "Discard" }))) return;
+    this.dialog.close();
+  }
+
   #preview() {
     const values = this.#values();
     const face = avatar(values);
@@ -139,6 +151,7 @@ export class PersonaDialog {
       const saved = await this.store.savePersona(this.persona?.id, fields);
       if (!this.persona) this.store.newChat(saved.id);
       this.persona = saved;
+      this.before = JSON.stringify(fields);
       // it is saved all the same: who has read this closes the form, or changes something
       if (saved.warnings.length) {
         this.#warn([`${saved.name} is saved.`, ...saved.warnings]);
