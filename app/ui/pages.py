@@ -23,8 +23,12 @@ from flask import (
     send_from_directory,
     url_for,
 )
+from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
+from app import web
+from app.guard import is_loopback, needs_key
+from app.services import services
 from reef.knowledge.formats import KINDS, extensions_of
 
 STATIC_DIR: Final = Path(__file__).parent / "static"
@@ -57,6 +61,9 @@ PAGE_HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+PROGRAM_PATHS: Final = ("/api/", "/v1/", "/assets/")
+"""What is asked for there is never a page."""
 
 THEMES: Final = ("auto", "light", "dark")
 
@@ -155,10 +162,19 @@ def status() -> BaseResponse:
     return redirect(url_for("ui.reef"), code=308)
 
 
+@ui.app_errorhandler(404)
+def nowhere(error: HTTPException) -> Response:
+    """An address that leads nowhere: words and a way home for a browser, a problem for a program."""
+    words = request.accept_mimetypes.best_match(("application/json", "text/html")) == "text/html"
+    if not words or request.path.startswith(PROGRAM_PATHS):
+        return web.answer_failure(error)
+    return _page("nowhere.html", 404, path=request.path)
+
+
 @ui.get("/login")
 def login() -> Response:
     """Where a browser is sent that has no valid API key."""
-    return _page("login.html", next=_local_path(request.args.get("next", "")), error="")
+    return _login(_local_path(request.args.get("next", "")))
 
 
 @ui.post("/login")
@@ -168,7 +184,7 @@ def login_with_key() -> BaseResponse:
     destination = _local_path(request.form.get("next", ""))
     if not key or len(key) > KEY_CHARS_MAX or not _accepts_key()(key):
         error = "This key is not valid. Keys are printed by “coral-reef up --host …” when it first makes one."
-        return _page("login.html", status=403, next=destination, error=error)
+        return _login(destination, error, status=403)
     response = redirect(destination, code=303)
     response.set_cookie(
         KEY_COOKIE,
@@ -204,6 +220,13 @@ def assets(tag: str, path: str) -> Response:
 def favicon() -> Response:
     """Browsers ask for this address by themselves."""
     return send_from_directory(STATIC_DIR, "img/favicon.svg", max_age=ASSET_MAX_AGE_S)
+
+
+def _login(destination: str, error: str = "", status: int = 200) -> Response:
+    settings = services().settings
+    keyless = not needs_key(settings, settings.host)
+    shared = not is_loopback(settings.host)
+    return _page("login.html", status, next=destination, error=error, keyless=keyless, shared=shared)
 
 
 def _accepts_key() -> Callable[[str], bool]:

@@ -126,6 +126,12 @@ def test_paths_and_methods_that_do_not_exist(web: Web) -> None:
     with web.client() as client:
         missing = client.get(f"{V1}/nothing")
         assert (missing.status_code, missing.headers["Content-Type"]) == (404, "application/problem+json")
+        browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+        assert client.get(f"{V1}/nowhere", headers=browser).headers["Content-Type"] == "application/problem+json"
+        page = client.get("/nowhere<b>", headers=browser)
+        assert (page.status_code, page.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
+        assert 'href="/"' in page.text
+        assert "nowhere&lt;b&gt;" in page.text
         wrong = client.delete(f"{V1}/chat")
         assert (wrong.status_code, wrong.headers["Allow"]) == (405, "POST")
         assert wrong.json()["instance"] == f"{V1}/chat"
