@@ -29,6 +29,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from app import web
 from app.guard import is_loopback, needs_key
 from app.services import services
+from app.ui.whereabouts import whereabouts
 from reef.knowledge.formats import KINDS, extensions_of
 
 STATIC_DIR: Final = Path(__file__).parent / "static"
@@ -135,13 +136,13 @@ def _page(template: str, status: int = 200, **context: object) -> Response:
 @ui.get("/chat/<session_id>", endpoint="chat_session")
 def chat(session_id: str = "") -> Response:
     """The chat page; the session in its address is read by the page's script."""
-    return _page("chat.html")
+    return _page("chat.html", whereabouts=_told("you write"))
 
 
 @ui.get("/documents")
 def documents() -> Response:
     """Upload, watch, find and remove documents."""
-    return _page("documents.html", kinds=KINDS, formats=FORMATS_SHOWN)
+    return _page("documents.html", kinds=KINDS, formats=FORMATS_SHOWN, whereabouts=_told("you add"))
 
 
 @ui.get("/documents/<document_id>")
@@ -227,6 +228,12 @@ def _login(destination: str, error: str = "", status: int = 200) -> Response:
     keyless = not needs_key(settings, settings.host)
     shared = not is_loopback(settings.host)
     return _page("login.html", status, next=destination, error=error, keyless=keyless, shared=shared)
+
+
+def _told(what: str) -> str:
+    """Who gets what is written into this page."""
+    reef = services()
+    return whereabouts(reef.settings, reef.topology).told(what)
 
 
 def _accepts_key() -> Callable[[str], bool]:

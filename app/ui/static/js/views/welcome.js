@@ -17,7 +17,7 @@ export function welcome(store) {
     "section",
     { class: "welcome" },
     h("h2", {}, "Who would you like to talk to?"),
-    h("p", {}, "Everything you write stays on this machine."),
+    h("p", {}, document.body.dataset.whereabouts),
     h("div", { class: "cards", role: "group", "aria-label": "Personas to talk to" }, store.personas.map((persona) => card(store, persona, persona.id === chosen))),
   );
 }
