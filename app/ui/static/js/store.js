@@ -5,13 +5,13 @@
 
 import { Bus } from "./bus.js";
 import * as api from "./api.js";
+import { emptyView, isActive, turnsOf, userMessage } from "./chat_view.js";
 import { Chats } from "./chats.js";
 import { keepPreference, preference } from "./keep.js";
 import { Live } from "./live.js";
 import { Outbox } from "./outbox.js";
-import { Run } from "./run.js";
+import { Runs } from "./runs.js";
 
-const RUNS_KEPT_MAX = 50;
 const RELOAD_AFTER_MS = 150;
 const END_HEARD_WITHIN_MS = 3_000;
 const POLL_WITHOUT_SOCKET_MS = 4_000;
@@ -24,10 +24,10 @@ export class Store extends Bus {
     this.chats = new Chats();
     this.status = null;
     this.connection = "connecting";
-    this.runs = new Map();
     this.view = emptyView(null, preference("persona", null));
     this.outbox = new Outbox(this);
     this.live = new Live({ onEvent: (event) => this.#received(event), onState: (state) => this.#connection(state) });
+    this.runs = new Runs(this.live);
   }
 
   trouble(problem) {
@@ -132,36 +132,11 @@ export class Store extends Bus {
     view.messages = history.messages.map((message) => ({ ...message, key: keys.get(message.id) }));
     const told = new Set(view.messages.map((message) => message.run_id).filter(Boolean));
     view.ended = view.ended.filter((run) => !told.has(run.id) || run.phase === "error");
-    for (const active of history.active_runs) this.#adopt(view.sessionId, active);
-    for (const run of this.runs.values()) {
-      const over = run.sessionId === view.sessionId && !run.final && run.knownAt < askedAt && !isActive(run, history);
+    for (const active of history.active_runs) this.runs.adopt(view.sessionId, active);
+    for (const run of this.runs.activeIn(view.sessionId)) {
+      const over = run.knownAt < askedAt && !isActive(run, history);
       // one that was refused at once has no message, and its reason may still be on its way here
-      if (over && (told.has(run.id) || run.knownAt < askedAt - END_HEARD_WITHIN_MS)) this.#missed(run, told.has(run.id));
-    }
-  }
-
-  /** Its end was not heard here: it had left the log by the time we came back, or the chat was deleted elsewhere. */
-  #missed(run, told) {
-    run.phase = told ? "done" : "stopped";
-    this.live.forget(run);
-  }
-
-  #adopt(sessionId, { run_id: runId, persona_id: personaId, reply_message_id: replyMessageId = null, prompt_message_id: promptMessageId = null }) {
-    let run = this.runs.get(runId);
-    if (!run) {
-      run = new Run({ runId, sessionId, personaId, replyMessageId, promptMessageId });
-      this.runs.set(runId, run);
-      this.#dropOldRuns();
-    }
-    run.replyMessageId ??= replyMessageId;
-    this.live.follow(run);
-    return run;
-  }
-
-  #dropOldRuns() {
-    for (const [runId, run] of this.runs) {
-      if (this.runs.size <= RUNS_KEPT_MAX) return;
-      if (run.final) this.runs.delete(runId);
+      if (over && (told.has(run.id) || run.knownAt < askedAt - END_HEARD_WITHIN_MS)) this.runs.missed(run, told.has(run.id));
     }
   }
 
@@ -182,8 +157,7 @@ export class Store extends Bus {
 
   /** The reply that is being written in the chat shown, if any. */
   get activeRun() {
-    const { sessionId } = this.view;
-    return [...this.runs.values()].find((run) => run.sessionId === sessionId && !run.final) ?? null;
+    return this.runs.activeIn(this.view.sessionId)[0] ?? null;
   }
 
   /** Where the draft of the chat shown is kept. */
@@ -191,25 +165,9 @@ export class Store extends Bus {
     return this.view.sessionId ?? NEW;
   }
 
-  /** The messages of the chat shown with what is on its way in and out: [{key, role, message?, run?, entry?}]. */
+  /** The messages of the chat shown with what is on its way in and out. */
   turns() {
-    const { view } = this;
-    const turns = view.messages.map((message) => this.#turn(message));
-    if (view.entry) turns.push({ key: view.entry.key, role: "user", entry: view.entry });
-    const shown = new Set(turns.map((turn) => turn.key));
-    const runs = [...view.ended, ...[...this.runs.values()].filter((run) => run.sessionId === view.sessionId && !run.final)];
-    for (const run of runs) {
-      const key = `run:${run.id}`;
-      if (!shown.has(key)) turns.push({ key, role: "assistant", run });
-      shown.add(key);
-    }
-    return turns;
-  }
-
-  #turn(message) {
-    const run = message.role === "assistant" && message.run_id ? this.runs.get(message.run_id) : null;
-    const key = message.role === "assistant" && message.run_id ? `run:${message.run_id}` : message.key ?? message.id;
-    return { key, role: message.role, message, run };
+    return turnsOf(this.view, this.runs);
   }
 
   send(text) {
@@ -218,7 +176,7 @@ export class Store extends Bus {
 
   /** The server took the message in: from here the run is what counts. */
   accepted(view, entry, answer) {
-    const run = this.#adopt(answer.session_id, { ...answer, persona_id: entry.personaId });
+    const run = this.runs.adopt(answer.session_id, { ...answer, persona_id: entry.personaId });
     if (view !== this.view) return run;
     view.entry = null;
     view.ended = view.ended.filter((other) => other === run); // a refusal may be heard before the answer to the call
@@ -246,7 +204,7 @@ export class Store extends Bus {
 
   #replace(message, answer, edited) {
     const { view } = this;
-    const run = this.#adopt(answer.session_id, { ...answer, persona_id: message.persona_id || view.personaId });
+    const run = this.runs.adopt(answer.session_id, { ...answer, persona_id: message.persona_id || view.personaId });
     const index = view.messages.findIndex((other) => other.id === message.id);
     if (index >= 0) view.messages = [...view.messages.slice(0, index), ...(edited ? [edited] : [])];
     view.ended = view.ended.filter((other) => other === run); // a refusal may be heard before the answer to the call
@@ -284,7 +242,7 @@ export class Store extends Bus {
         this.#refreshSessions();
         return;
       }
-      run = this.#adopt(event.session_id, { run_id: event.run_id, persona_id: event.persona_id ?? "" });
+      run = this.runs.adopt(event.session_id, { run_id: event.run_id, persona_id: event.persona_id ?? "" });
       // ours, if a message is being handed in; else started by another tab or device: then its message, and what it
       // superseded, stand in the history
       if (this.view.entry?.state !== "sending") this.#reloadSoon();
@@ -378,23 +336,4 @@ export class Store extends Bus {
     }
     this.emit("status");
   }
-}
-
-function isActive(run, history) {
-  return history.active_runs.some((active) => active.run_id === run.id);
-}
-
-function userMessage(entry, answer) {
-  return {
-    id: answer.prompt_message_id,
-    key: entry.key,
-    session_id: answer.session_id,
-    role: "user",
-    content: entry.text,
-    created_at: Date.now() / 1000,
-  };
-}
-
-function emptyView(sessionId, personaId) {
-  return { sessionId, personaId, session: null, messages: [], entry: null, ended: [], loading: false, problem: null };
 }
