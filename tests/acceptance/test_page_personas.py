@@ -1,12 +1,13 @@
-"""A person makes, changes and deletes a persona on the chat page."""
+"""A person makes, changes and deletes a persona on the chat page; the page tells "none" from "not known"."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from chat_page import ChatPage, Console, assert_sound
-from playwright.sync_api import expect
+from playwright.sync_api import Page, Route, expect
 
 from reef.conversation import store
 from reef.records.database import Database
@@ -194,3 +195,33 @@ def test_page_persona_of_a_model_that_is_not_here_is_saved_with_a_warning(chat: 
     page.reload()
     expect(note).to_be_visible()
     assert chat.history()["messages"][-1]["notice"].startswith("Answered by")
+
+
+def test_page_tells_loading_from_failed_from_none(
+    page: Page, open_chat: Callable[[Page], ChatPage], reef: Any, console: Console
+) -> None:
+    """Nobody is told that there are no personas before that is known; once they can be had, they come by themselves."""
+    console.allow("503")
+    waiting: list[Route] = []
+
+    def hold(route: Route) -> None:
+        waiting.append(route)
+
+    page.route("**/api/v1/personas", hold)
+    with page.expect_request("**/api/v1/personas"):
+        page.goto(reef.url)
+    heading = page.locator(".welcome h2")
+    expect(page.locator(".cards.waiting")).to_be_visible()
+    expect(heading).to_have_text("Who would you like to talk to?")
+    body = {"title": "Down", "status": 503, "detail": "The database does not answer."}
+    waiting.pop().fulfill(status=503, json=body)
+    expect(heading).to_have_text("Your personas cannot be shown just now")
+    expect(page.locator(".welcome")).to_contain_text("The database does not answer.")
+    with page.expect_request("**/api/v1/personas"):
+        page.locator(".welcome").get_by_role("button", name="Try again").click()
+    expect(page.locator(".cards.waiting")).to_be_visible()
+    waiting.pop().fulfill(json={"personas": []})
+    expect(heading).to_have_text("Nobody lives here yet")
+    page.unroute("**/api/v1/personas")
+    page.evaluate("dispatchEvent(new Event('focus'))")
+    expect(page.locator(".card").first).to_be_visible()

@@ -3,6 +3,9 @@
 const DRAFTS_MAX = 50;
 const PREFIX = "reef.";
 
+/** Where the draft of a chat is kept that has no session yet. */
+export const NEW = "new";
+
 function read(name, fallback) {
   try {
     return JSON.parse(localStorage.getItem(PREFIX + name)) ?? fallback;

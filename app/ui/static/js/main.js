@@ -97,13 +97,14 @@ async function start() {
   shortcuts({ store, sidebar, composer, newChat });
   store.on("begun", () => history.replaceState(null, "", chatAddress(store.view.sessionId)));
   addEventListener("popstate", showAddress);
-  addEventListener("focus", () => store.loadSessions().catch(() => {}));
+  addEventListener("online", () => store.outbox.connected());
+  addEventListener("focus", () => store.refreshSoon());
+  document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && store.refreshSoon());
 
   store.live.start();
   watchStatus();
-  const personas = store.loadPersonas().catch((problem) => store.trouble(problem));
-  store.loadSessions().catch(() => {});
-  await Promise.all([personas, showAddress()]);
+  store.sessionsFetched.now();
+  await Promise.all([store.personasFetched.now(), showAddress()]);
   if (matchMedia("(hover: hover)").matches) composer.field.focus();
   document.documentElement.dataset.ready = "true";
 }

@@ -7,7 +7,8 @@ import { Bus } from "./bus.js";
 import * as api from "./api.js";
 import { emptyView, isActive, turnsOf, userMessage } from "./chat_view.js";
 import { Chats } from "./chats.js";
-import { keepPreference, preference } from "./keep.js";
+import { AGAIN_MS, Fetched } from "./fetched.js";
+import { NEW, keepPreference, preference } from "./keep.js";
 import { Live } from "./live.js";
 import { Outbox } from "./outbox.js";
 import { Runs } from "./runs.js";
@@ -15,13 +16,14 @@ import { Runs } from "./runs.js";
 const RELOAD_AFTER_MS = 150;
 const END_HEARD_WITHIN_MS = 3_000;
 const POLL_WITHOUT_SOCKET_MS = 4_000;
-const NEW = "new";
 
 export class Store extends Bus {
   constructor() {
     super();
     this.personas = [];
+    this.personasFetched = new Fetched(() => this.loadPersonas(), () => this.emit("personas"));
     this.chats = new Chats();
+    this.sessionsFetched = new Fetched(() => this.loadSessions(), () => this.emit("sessions"));
     this.status = null;
     this.connection = "connecting";
     this.view = emptyView(null, preference("persona", null));
@@ -52,13 +54,13 @@ export class Store extends Bus {
 
   async savePersona(personaId, fields) {
     const saved = personaId ? await api.updatePersona(personaId, fields) : await api.createPersona(fields);
-    await this.loadPersonas();
+    await this.personasFetched.now();
     return saved;
   }
 
   async deletePersona(personaId, documents) {
     await api.deletePersona(personaId, documents);
-    await this.loadPersonas();
+    await this.personasFetched.now();
     if (this.view.personaId === personaId && !this.view.sessionId) this.newChat(this.personas[0]?.id ?? null);
   }
 
@@ -81,7 +83,20 @@ export class Store extends Bus {
 
   #refreshSessions() {
     clearTimeout(this.sessionsTimer);
-    this.sessionsTimer = setTimeout(() => this.loadSessions().catch(() => {}), RELOAD_AFTER_MS);
+    this.sessionsTimer = setTimeout(() => this.sessionsFetched.now(), RELOAD_AFTER_MS);
+  }
+
+  /** What other tabs and devices may have changed since we looked. */
+  async refresh() {
+    await Promise.all([this.personasFetched.now(), this.sessionsFetched.now()]);
+    const { sessionId } = this.view;
+    // a chat that is not in the list may have been deleted
+    if (sessionId && !this.sessions.some((session) => session.id === sessionId)) await this.reload();
+  }
+
+  refreshSoon() {
+    clearTimeout(this.refreshTimer);
+    this.refreshTimer = setTimeout(() => this.refresh(), RELOAD_AFTER_MS);
   }
 
   newChat(personaId = this.view.personaId) {
@@ -317,6 +332,7 @@ export class Store extends Bus {
     }
     if ((state === "open" || state === "sse") && before !== "connecting") {
       this.reload();
+      this.personasFetched.now();
       this.#refreshSessions();
       this.outbox.connected();
     }

@@ -5,6 +5,8 @@ import { arrowKeys } from "./listkeys.js";
 import { dayLabel } from "./words.js";
 
 const SEARCH_AFTER_MS = 180;
+const PERSONAS_WAITING = 4;
+const SESSIONS_WAITING = 3;
 
 export class Sidebar {
   /** `actions`: newChat(personaId), openSession(id), editPersona(persona | null). */
@@ -39,7 +41,9 @@ export class Sidebar {
   #drawPersonas() {
     const focused = document.activeElement?.dataset?.personaPick;
     const current = this.store.current?.id;
-    this.personaList.replaceChildren(...this.store.personas.map((persona) => this.#personaRow(persona, persona.id === current)));
+    const rows = this.store.personas.map((persona) => this.#personaRow(persona, persona.id === current));
+    if (!rows.length && this.store.personasFetched.state !== "here") rows.push(...this.#notHere(this.store.personasFetched, "Personas", PERSONAS_WAITING).map((part) => h("li", {}, part)));
+    this.personaList.replaceChildren(...rows);
     if (focused) this.personaList.querySelector(`[data-persona-pick="${CSS.escape(focused)}"]`)?.focus();
     this.reachPersona();
   }
@@ -92,7 +96,8 @@ export class Sidebar {
       }
       list.append(h("li", {}, this.#sessionRow(session)));
     }
-    if (!parts.length) parts.push(h("p", { class: "session-none" }, query ? `No chat mentions “${query}”.` : "Your chats will stand here."));
+    if (!parts.length && this.store.sessionsFetched.state !== "here") parts.push(...this.#notHere(this.store.sessionsFetched, "Chats", SESSIONS_WAITING));
+    else if (!parts.length) parts.push(h("p", { class: "session-none" }, query ? `No chat mentions “${query}”.` : "Your chats will stand here."));
     if (next) parts.push(this.#earlier());
     this.sessionList.replaceChildren(...parts);
     if (atEarlier && this.earlier.isConnected) this.earlier.focus();
@@ -120,7 +125,14 @@ export class Sidebar {
     }
   }
 
-  #sessionRow(session) {
+  /** A list that is on its way, or that cannot be had just now. */
+  #notHere(list, name, count) {
+    if (list.state === "loading") return Array.from({ length: count }, () => h("span", { class: "row-waiting", "aria-hidden": "true" }));
+    const again = h("button", { type: "button", class: "text-button", onclick: () => list.again() }, "Try again");
+    return [h("p", { class: "session-none" }, `${name} cannot be shown just now. `, again)];
+  }
+
+  #sessionRow(session, unsent) {
     const persona = this.store.persona(session.persona_id);
     const open = (event) => {
       if (event.metaKey || event.ctrlKey || event.shiftKey || event.button) return;
