@@ -135,3 +135,23 @@ def test_page_words_of_a_device_that_is_out_of_use(chat: ChatPage) -> None:
     assert told[0][:3] == ["On the CPU", "loading", False]
     assert told[0][3].startswith("The CPU does its work. It hung. Next try at ")
     assert told[1][:3] == ["Quarantined", "failed", True]
+
+
+KEPT = """async (url) => {
+  const { draft, forgetUnsent, keepUnsent, unsent } = await import(url);
+  const message = (n) => ({ idempotencyKey: `k${n}`, text: `text ${n}`, sessionId: `s${n}` });
+  const all = Array.from({ length: 22 }, (_, n) => n).map((n) => keepUnsent(message(n)));
+  keepUnsent({ ...message(5), sessionId: "again" });
+  forgetUnsent("k21");
+  return [all.every(Boolean), unsent().map((one) => one.text), draft("s0"), draft("s1"), draft("s2")];
+}"""
+
+
+def test_page_unsent_messages_are_bounded_and_none_is_lost(chat: ChatPage) -> None:
+    """Twenty are kept, the oldest beyond become drafts of their chats; what was sent is forgotten."""
+    kept, texts, *drafts = chat.page.evaluate(KEPT, chat.script_url("keep.js"))
+    assert kept
+    assert len(texts) == 19
+    assert texts[0] == "text 2"
+    assert texts[-1] == "text 5"
+    assert drafts == ["text 0", "text 1", ""]

@@ -17,6 +17,11 @@ export class Problem extends Error {
     return this.status === 0;
   }
 
+  /** What was asked for is not there, or not any more. */
+  get gone() {
+    return this.status === 404 || this.status === 410;
+  }
+
   /** Too much to do just now: the same call may be made again later. */
   get busy() {
     return this.status === 429 || this.status === 503;

@@ -1,7 +1,7 @@
 // The chat that is shown, as plain values: what the store keeps of it.
 
-export function emptyView(sessionId, personaId) {
-  return { sessionId, personaId, session: null, messages: [], entry: null, ended: [], loading: false, problem: null };
+export function emptyView(sessionId, personaId, entry = null) {
+  return { sessionId, personaId, session: null, messages: [], entry, ended: [], loading: false, problem: null };
 }
 
 /** What a person said, as the history will have it. */

@@ -19,8 +19,30 @@ let composer;
 
 function newChat(personaId) {
   if (location.pathname !== "/") history.pushState(null, "", "/");
+  const unsent = store.outbox.takeBackNew();
   store.newChat(personaId ?? store.current?.id ?? null);
+  if (unsent) composer.putBack(unsent);
   composer.field.focus();
+}
+
+/** A new chat in place of one in which nothing can be said, with what was written for it. */
+function newChatInstead() {
+  const written = [store.outbox.takeBack(), composer.takeDraft()].filter(Boolean).join("\n");
+  newChat();
+  if (written) composer.putBack(written);
+}
+
+/** The message goes back into the field; a chat that was made for it alone goes with it. */
+function takeBack() {
+  const { entry, sessionId, messages } = store.view;
+  if (store.orphaned || store.view.problem) return newChatInstead();
+  const text = store.outbox.takeBack();
+  if (entry?.begun && !messages.some((message) => message.role === "user")) {
+    history.replaceState(null, "", "/");
+    store.newChat();
+    store.deleteSession(sessionId).catch(() => {});
+  }
+  return composer.putBack(text);
 }
 
 async function openSession(sessionId) {
@@ -66,7 +88,7 @@ function sessionInAddress() {
 async function showAddress() {
   const sessionId = sessionInAddress();
   if (sessionId) await store.openSession(sessionId);
-  else store.newChat();
+  else store.resumeNewChat();
 }
 
 async function watchStatus() {
@@ -86,7 +108,7 @@ async function start() {
     goOn: (message) => attempt(store.goOn(message)),
     askAgain,
     sendAgain: () => store.outbox.again(),
-    takeBack: () => composer.putBack(store.outbox.takeBack()),
+    takeBack,
   });
   composer = new Composer(store, thread);
   const sidebar = new Sidebar(store, { newChat, openSession, editPersona: (persona) => personaDialog.open(persona) });

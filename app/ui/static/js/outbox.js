@@ -1,103 +1,175 @@
-// A message on its way to the reef: sent once, shown at once, tried again when the reef is busy or out of reach.
-// The idempotency key goes with every try, so a message whose answer was lost is not said twice.
+// Messages on their way to the reef: each shown at once, kept in this browser until it is accepted or taken back, and
+// tried again when the reef is busy or out of reach, whatever chat is shown meanwhile. The idempotency key goes with
+// every try, also after a reload, so a message whose answer was lost is not said twice.
 
 import * as api from "./api.js";
-import { keepPreference } from "./keep.js";
+import { forgetUnsent, isUnsent, keepPreference, keepUnsent, unsent } from "./keep.js";
 
 const TRIES_MAX = 5;
 const RETRY_AFTER_DEFAULT_S = 3;
-
-let count = 0;
+const RESEND_WITHIN_MS = 10 * 60_000; // what was written longer ago is offered, not sent by itself
+const LEFT_BEHIND = { message: "It was left here when this page was closed." };
 
 export class Outbox {
   constructor(store) {
     this.store = store;
+    this.entries = new Map();
+  }
+
+  /** The message that waits in this chat (null: in a new one), from now or from an earlier visit; null where none. */
+  waiting(sessionId) {
+    for (const entry of this.entries.values()) {
+      if (this.#settledElsewhere(entry)) this.entries.delete(entry.idempotencyKey);
+      else if (entry.sessionId === sessionId) return entry;
+    }
+    const kept = unsent().find((message) => message.sessionId === sessionId);
+    return kept ? this.#enter(kept, "kept", true) : null;
   }
 
   /** Say this in the chat shown. Answers false when it cannot be said now. */
   send(text) {
     const { store } = this;
-    const persona = store.current;
-    if (!persona || store.activeRun || store.view.entry?.state === "sending") return false;
-    const { view } = store;
-    clearTimeout(view.entry?.timer);
-    count += 1;
-    view.entry = { key: `out:${count}`, text, personaId: persona.id, idempotencyKey: randomKey(), state: "sending", tries: 0, problem: null, retryAt: 0 };
+    const { view, current: persona } = store;
+    if (!persona || store.activeRun || view.entry) return false;
+    const message = { idempotencyKey: randomKey(), text, personaId: persona.id, sessionId: view.sessionId, begun: false, at: Date.now() };
+    view.entry = this.#enter(message, "sending", keepUnsent(message));
     view.personaId = persona.id;
     keepPreference("persona", persona.id);
-    store.emit("thread");
-    store.emit("composer");
-    this.#deliver(view, view.entry);
+    this.#deliver(view.entry);
     return true;
   }
 
-  /** Try again now. */
-  again() {
-    const { view } = this.store;
-    if (!view.entry || view.entry.state === "sending") return;
-    clearTimeout(view.entry.timer);
-    view.entry.state = "sending";
-    this.store.emit("thread");
-    this.#deliver(view, view.entry);
+  #enter(message, state, stored) {
+    const entry = { ...message, key: `out:${message.idempotencyKey}`, state, stored, tries: 0, problem: null, retryAt: 0, timer: null };
+    this.entries.set(entry.idempotencyKey, entry);
+    return entry;
   }
 
-  /** Take the message back; answers its text. */
+  /** Try again now. */
+  again(entry = this.store.view.entry) {
+    if (entry && entry.state !== "sending") this.#deliver(entry);
+  }
+
+  /** The chat of a message from an earlier visit is open again: send it, or offer it where that was long ago. */
+  resume() {
+    const { entry } = this.store.view;
+    if (entry?.state !== "kept") return;
+    if (Date.now() - entry.at < RESEND_WITHIN_MS) {
+      this.#deliver(entry);
+      return;
+    }
+    entry.state = "failed";
+    entry.problem = LEFT_BEHIND;
+    this.#tell(entry);
+  }
+
+  /** Take the message of the chat shown back; answers its text. */
   takeBack() {
     const { view } = this.store;
-    const text = view.entry?.text ?? "";
-    clearTimeout(view.entry?.timer);
+    const { entry } = view;
+    if (!entry) return "";
     view.entry = null;
+    this.#forget(entry);
     this.store.emit("thread");
     this.store.emit("composer");
-    return text;
+    return entry.text;
   }
 
-  leave() {
-    clearTimeout(this.store.view.entry?.timer);
+  /** Another chat is begun: what could not be sent in the last new one is taken back; answers the texts. */
+  takeBackNew() {
+    const texts = [];
+    for (let entry = this.waiting(null); entry && entry.state !== "sending"; entry = this.waiting(null)) {
+      this.#forget(entry);
+      texts.push(entry.text);
+    }
+    return texts.join("\n");
+  }
+
+  /** The chat was deleted here, with what waited in it. */
+  drop(sessionId) {
+    for (let entry = this.waiting(sessionId); entry; entry = this.waiting(sessionId)) this.#forget(entry);
   }
 
   connected() {
-    if (this.store.view.entry?.problem?.unreachable) this.again();
+    for (const entry of this.entries.values()) if (entry.problem?.unreachable) this.again(entry);
   }
 
-  async #deliver(view, entry) {
+  #forget(entry) {
+    clearTimeout(entry.timer);
+    this.entries.delete(entry.idempotencyKey);
+    forgetUnsent(entry.idempotencyKey);
+    this.store.emit("sessions");
+  }
+
+  /** Another tab has sent it or taken it back. */
+  #settledElsewhere(entry) {
+    return entry.stored && entry.state !== "sending" && !isUnsent(entry.idempotencyKey);
+  }
+
+  async #deliver(entry) {
     const { store } = this;
+    clearTimeout(entry.timer);
+    if (this.#settledElsewhere(entry)) {
+      this.#leave(entry);
+      return;
+    }
+    entry.state = "sending";
     entry.tries += 1;
+    this.#tell(entry);
     try {
-      const first = !view.sessionId;
-      if (first) await this.#begin(view, entry);
-      const answer = await api.chat(entry.personaId, view.sessionId, entry.text, entry.idempotencyKey);
-      store.accepted(view, entry, answer);
-      if (first && view === store.view) await store.reload();
+      const first = !entry.sessionId;
+      if (first) await this.#begin(entry);
+      const answer = await api.chat(entry.personaId, entry.sessionId, entry.text, entry.idempotencyKey);
+      const shown = store.view.entry === entry;
+      this.#forget(entry);
+      store.accepted(entry, answer);
+      if (first && shown) await store.reload();
     } catch (problem) {
       if (!(problem instanceof api.Problem)) throw problem;
-      this.#refused(view, entry, problem);
+      this.#refused(entry, problem);
     }
+  }
+
+  #leave(entry) {
+    this.entries.delete(entry.idempotencyKey);
+    if (this.store.view.entry !== entry) return;
+    this.store.view.entry = null;
+    this.store.emit("composer");
+    this.store.reload();
   }
 
   /** A chat gets its session with its first message; its address changes without a new entry in the history. */
-  async #begin(view, entry) {
+  async #begin(entry) {
+    const { store } = this;
     const session = await api.createSession(entry.personaId);
-    view.sessionId = session.id;
-    view.session = session;
-    if (view === this.store.view) {
-      this.store.live.watch(session.id);
-      this.store.emit("begun");
-    }
+    entry.sessionId = session.id;
+    entry.begun = true;
+    const { idempotencyKey, text, personaId, sessionId, begun, at } = entry;
+    if (entry.stored) keepUnsent({ idempotencyKey, text, personaId, sessionId, begun, at });
+    store.begin(entry, session);
   }
 
-  #refused(view, entry, problem) {
+  #refused(entry, problem) {
+    const { store } = this;
     entry.problem = problem;
     entry.state = "failed";
-    if (problem.status === 409 && problem.runId) this.store.reload();
-    if (problem.busy && entry.tries < TRIES_MAX && view === this.store.view) {
+    if ((problem.busy || problem.unreachable) && entry.tries < TRIES_MAX) {
       const waitS = problem.retryAfterS ?? RETRY_AFTER_DEFAULT_S;
       entry.state = "waiting";
       entry.retryAt = Date.now() + waitS * 1000;
-      entry.timer = setTimeout(() => this.again(), waitS * 1000);
+      entry.timer = setTimeout(() => this.again(entry), waitS * 1000);
     }
-    if (view !== this.store.view) return;
-    this.store.say(`Not sent. ${problem.message}`, true);
+    if (store.view.entry !== entry) return;
+    // a reply is being written that we did not know of; or the chat or its persona is gone
+    if (problem.status === 409 && problem.runId) store.reload();
+    else if (problem.gone) store.refresh();
+    store.say(`Not sent. ${problem.message}`, true);
+    this.#tell(entry);
+  }
+
+  #tell(entry) {
+    this.store.emit("sessions");
+    if (this.store.view.entry !== entry) return;
     this.store.emit("thread");
     this.store.emit("composer");
   }

@@ -52,6 +52,12 @@ export class Store extends Bus {
     this.emit("personas");
   }
 
+  /** The persona of the chat shown was deleted: it can be read, and nobody answers in it. */
+  get orphaned() {
+    const { session, personaId } = this.view;
+    return Boolean(session) && this.personasFetched.state === "here" && !this.persona(personaId);
+  }
+
   async savePersona(personaId, fields) {
     const saved = personaId ? await api.updatePersona(personaId, fields) : await api.createPersona(fields);
     await this.personasFetched.now();
@@ -104,13 +110,29 @@ export class Store extends Bus {
     this.#show(emptyView(null, personaId));
   }
 
+  /** A new chat as it was left: with the message that could not be sent in it. */
+  resumeNewChat() {
+    const entry = this.outbox.waiting(null);
+    this.#show(emptyView(null, entry?.personaId ?? this.view.personaId, entry));
+    this.outbox.resume();
+  }
+
   async openSession(sessionId) {
-    this.#show({ ...emptyView(sessionId, null), loading: true });
+    this.#show({ ...emptyView(sessionId, null, this.outbox.waiting(sessionId)), loading: true });
     await this.reload();
   }
 
+  /** The new chat of this message became a session. */
+  begin(entry, session) {
+    this.#refreshSessions();
+    if (this.view.entry !== entry) return;
+    this.view.sessionId = session.id;
+    this.view.session = session;
+    this.live.watch(session.id);
+    this.emit("begun");
+  }
+
   #show(view) {
-    this.outbox.leave();
     this.view = view;
     this.live.watch(view.sessionId);
     this.emit("view");
@@ -126,16 +148,29 @@ export class Store extends Bus {
     try {
       history = await api.history(view.sessionId);
     } catch (problem) {
-      if (view !== this.view) return;
-      view.loading = false;
-      view.problem = problem;
-      this.emit("thread");
+      if (view === this.view) this.#notRead(view, problem);
       return;
     }
     if (view !== this.view) return;
     this.#take(view, history, askedAt);
     this.emit("view");
     this.emit("thread");
+    this.outbox.resume();
+  }
+
+  /** What is shown stays while the chat cannot be read, and is asked for again; a chat that is gone is told as gone. */
+  #notRead(view, problem) {
+    view.loading = false;
+    if (!problem.gone) {
+      clearTimeout(this.reloadTimer);
+      this.reloadTimer = setTimeout(() => this.reload(), AGAIN_MS);
+      if (view.session) return;
+    }
+    view.problem = problem;
+    if (problem.gone) for (const run of this.runs.activeIn(view.sessionId)) this.runs.missed(run, false);
+    this.emit("view");
+    this.emit("thread");
+    this.emit("composer");
   }
 
   #take(view, history, askedAt) {
@@ -163,6 +198,7 @@ export class Store extends Bus {
 
   async deleteSession(sessionId) {
     await api.deleteSession(sessionId);
+    this.outbox.drop(sessionId);
     this.chats.drop(sessionId);
     this.emit("sessions");
     if (this.view.sessionId === sessionId) this.newChat(this.view.personaId);
@@ -190,15 +226,16 @@ export class Store extends Bus {
   }
 
   /** The server took the message in: from here the run is what counts. */
-  accepted(view, entry, answer) {
+  accepted(entry, answer) {
+    const { view } = this;
     const run = this.runs.adopt(answer.session_id, { ...answer, persona_id: entry.personaId });
-    if (view !== this.view) return run;
+    this.#refreshSessions();
+    if (view.entry !== entry) return run;
     view.entry = null;
     view.ended = view.ended.filter((other) => other === run); // a refusal may be heard before the answer to the call
     if (!view.messages.some((message) => message.id === answer.prompt_message_id)) view.messages.push(userMessage(entry, answer));
     this.emit("thread");
     this.emit("composer");
-    this.#refreshSessions();
     return run;
   }
 

@@ -99,6 +99,15 @@ export class Composer {
     this.field.setSelectionRange(this.field.value.length, this.field.value.length);
   }
 
+  /** What was typed for this chat, to be taken elsewhere. */
+  takeDraft() {
+    const text = draft(this.place);
+    keepDraft(this.place, "");
+    this.editing = null;
+    this.#set("");
+    return text;
+  }
+
   /** Put a text back that could not be sent. */
   putBack(text) {
     this.#set(this.field.value ? `${text}\n${this.field.value}` : text);
@@ -120,6 +129,7 @@ export class Composer {
       return;
     }
     if (this.editing) await this.#sendEdit(text);
+    else if (this.store.view.entry) this.tell({ message: "A message of yours waits above: send it or take it back first." });
     else if (this.store.send(text)) {
       keepDraft(this.place, "");
       this.#set("");

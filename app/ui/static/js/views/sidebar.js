@@ -1,6 +1,7 @@
 // The left column: personas, chats with search, the state of the reef; on a phone a drawer.
 
 import { avatar, byId, h, iconButton } from "../dom.js";
+import { unsentSessions } from "../keep.js";
 import { arrowKeys } from "./listkeys.js";
 import { dayLabel } from "./words.js";
 
@@ -84,6 +85,7 @@ export class Sidebar {
     const atEarlier = this.earlier && document.activeElement === this.earlier;
     const { sessions } = this.store;
     const { query, next } = this.store.chats;
+    const unsent = unsentSessions();
     const parts = [];
     let day = "";
     let list = null;
@@ -94,7 +96,7 @@ export class Sidebar {
         parts.push(h("h3", { class: "session-day" }, label), list);
         day = label;
       }
-      list.append(h("li", {}, this.#sessionRow(session)));
+      list.append(h("li", {}, this.#sessionRow(session, unsent.has(session.id))));
     }
     if (!parts.length && this.store.sessionsFetched.state !== "here") parts.push(...this.#notHere(this.store.sessionsFetched, "Chats", SESSIONS_WAITING));
     else if (!parts.length) parts.push(h("p", { class: "session-none" }, query ? `No chat mentions “${query}”.` : "Your chats will stand here."));
@@ -150,8 +152,17 @@ export class Sidebar {
       },
       avatar(persona, "small"),
       h("span", { class: "session-title" }, session.title || "New chat"),
-      session.active_run_id ? h("span", { class: "session-live", role: "img", "aria-label": "A reply is being written" }) : h("span"),
+      this.#sessionMark(session, unsent),
     );
+  }
+
+  #sessionMark(session, unsent) {
+    const [kind, label] = unsent
+      ? ["session-unsent", "A message waits to be sent"]
+      : session.active_run_id
+        ? ["session-live", "A reply is being written"]
+        : ["", ""];
+    return kind ? h("span", { class: kind, role: "img", "aria-label": label, title: label }) : h("span");
   }
 
   // ---- the reef in a line ----

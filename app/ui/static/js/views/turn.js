@@ -37,7 +37,7 @@ export class TurnView {
     this.name.textContent = name;
     this.time.textContent = message ? clock(message.created_at) : "";
     this.element.classList.toggle("newest", newest);
-    this.element.classList.toggle("unsent", Boolean(entry && entry.state !== "sending"));
+    this.element.classList.toggle("unsent", Boolean(entry?.problem && entry.state !== "sending"));
     if (message) this.element.dataset.messageId = message.id;
     if (run) this.element.dataset.runId = run.id;
     if (!this.user) this.#showFace(persona);
@@ -194,7 +194,7 @@ export class TurnView {
   }
 
   #entryNote(entry) {
-    if (entry.state === "sending") return [];
+    if (entry.state === "sending" || entry.state === "kept") return [];
     const { problem } = entry;
     this.trouble = entry.state === "failed";
     this.countdown = entry.state === "waiting" ? h("span", { class: "countdown" }) : null;
