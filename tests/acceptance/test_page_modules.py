@@ -137,6 +137,27 @@ def test_page_words_of_a_device_that_is_out_of_use(chat: ChatPage) -> None:
     assert told[1][:3] == ["Quarantined", "failed", True]
 
 
+SIDEBAR = """async (url) => {
+  const { Sidebar } = await import(url);
+  const listeners = {};
+  const device = { state: "ready" };
+  const store = { on: (topic, listener) => (listeners[topic] = listener), personas: [], sessions: [], chats: { query: "", next: null },
+                  runs: { held: "" }, status: { pools: [{ name: "chat", devices: [device] }] } };
+  new Sidebar(store, {});
+  return ["", "No device answers right now; the reply goes on as soon as one is back.", ""].map((held) => {
+    store.runs.held = held;
+    listeners.status();
+    return document.getElementById("foot-status-text").textContent;
+  });
+}"""
+
+
+def test_page_sidebar_says_what_the_reply_says(chat: ChatPage) -> None:
+    """While a reply waits for a device that fell silent, the last status does not call it ready."""
+    told = chat.page.evaluate(SIDEBAR, chat.script_url("views/sidebar.js"))
+    assert told == ["Ready", "No device answers right now", "Ready"]
+
+
 KEPT = """async (url) => {
   const { draft, forgetUnsent, keepUnsent, unsent } = await import(url);
   const message = (n) => ({ idempotencyKey: `k${n}`, text: `text ${n}`, sessionId: `s${n}` });

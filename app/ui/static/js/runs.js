@@ -40,4 +40,9 @@ export class Runs extends Map {
     run.phase = told ? "done" : "stopped";
     this.live.forget(run);
   }
+
+  /** Why nothing happens now, where a reply that is followed says so; else "". */
+  get held() {
+    return [...this.values()].find((run) => !run.final && run.held)?.held ?? "";
+  }
 }

@@ -299,7 +299,9 @@ export class Store extends Bus {
       // superseded, stand in the history
       if (this.view.entry?.state !== "sending") this.#reloadSoon();
     }
+    const { held } = run;
     const change = run.apply(event);
+    if (run.held !== held) this.loadStatus();
     if (!change) return;
     if (event.type !== "restarted" || change === "replaced") this.#tell(run, event);
     if (change === "final") this.#ended(run);
@@ -373,6 +375,7 @@ export class Store extends Bus {
       this.#refreshSessions();
       this.outbox.connected();
     }
+    if (before !== "connecting") this.loadStatus();
   }
 
   async #poll() {

@@ -178,6 +178,9 @@ export class Sidebar {
     else if (!devices.length) [text, state] = ["No chat device", "failed"];
     else if (!ready && loading) [text, state] = [`Loading the model, ${Math.round((loading.progress ?? 0) * 100)} %`, "loading"];
     else if (devices.length === 1 && ready) text = "Ready";
+    // what the live line says of a reply is newer than the last status
+    const { held } = this.store.runs;
+    if (status && held) [text, state] = [held.split(/[.;]/)[0], "loading"];
     byId("foot-status-text").textContent = text;
     byId("foot-status").querySelector(".dot").dataset.state = state;
     byId("foot-status").setAttribute("aria-label", `Status: ${text}`);
