@@ -225,3 +225,37 @@ def test_page_tells_loading_from_failed_from_none(
     page.unroute("**/api/v1/personas")
     page.evaluate("dispatchEvent(new Event('focus'))")
     expect(page.locator(".card").first).to_be_visible()
+
+
+def test_page_chat_of_a_deleted_persona_can_be_read(chat: ChatPage) -> None:
+    """It says why nobody answers, offers nothing that cannot be done, and a new chat takes what was written along."""
+    page = chat.page
+    made = page.request.post(f"{chat.url}/api/v1/personas", data={"name": "Zed", "greeting": "Zed here."}).json()
+    page.evaluate("dispatchEvent(new Event('focus'))")
+    page.locator(f"[data-persona-pick='{made['id']}']").click()
+    chat.ask("Who are you?")
+    chat.message.fill("half a thought")
+    assert page.request.delete(f"{chat.url}/api/v1/personas/{made['id']}").ok
+    page.evaluate("dispatchEvent(new Event('focus'))")
+    closed = page.locator("#composer-closed")
+    expect(closed).to_contain_text("This persona was deleted; the chat can be read.")
+    expect(chat.message).to_be_hidden()
+    expect(chat.replies.last).to_contain_text("Deleted persona")
+    expect(page.locator(".regenerate, .edit")).to_have_count(0)
+    closed.get_by_role("button").click()
+    expect(chat.message).to_have_value("half a thought")
+    expect(chat.message).to_be_enabled()
+
+
+def test_page_chat_deleted_elsewhere_is_told(chat: ChatPage, console: Console) -> None:
+    """What is written into it is refused, told and kept; the deleted chat does not come back."""
+    console.allow("410|404")
+    chat.ask("Hello")
+    where = f"{chat.url}/api/v1/chat/history/{chat.session_id}"
+    assert chat.page.request.delete(where).ok
+    chat.say("written too late")
+    expect(chat.page.get_by_role("heading", name="This chat was deleted")).to_be_visible()
+    assert chat.page.request.get(where).status == 404
+    chat.page.get_by_role("button", name="Start a new chat").click()
+    expect(chat.message).to_have_value("written too late")
+    expect(chat.page.locator(".card").first).to_be_visible()

@@ -100,7 +100,7 @@ async function watchStatus() {
 async function start() {
   const personaDialog = new PersonaDialog(store);
   const thread = new ThreadView(store, {
-    newChat: () => newChat(),
+    newChatInstead,
     edit: (message) => composer.edit(message),
     regenerate: (message) => attempt(store.regenerate(message)),
     editLast,
@@ -110,7 +110,7 @@ async function start() {
     sendAgain: () => store.outbox.again(),
     takeBack,
   });
-  composer = new Composer(store, thread);
+  composer = new Composer(store, thread, { newChatInstead });
   const sidebar = new Sidebar(store, { newChat, openSession, editPersona: (persona) => personaDialog.open(persona) });
   new Header(store, { deleteSession });
   connectionBanner(store);

@@ -336,7 +336,11 @@ export class Store extends Bus {
       if (shown) this.#reloadSoon();
       return;
     }
-    if (!run.messageId) return;
+    if (!run.messageId) {
+      // stopped before its first word, or with its chat
+      this.#reloadSoon();
+      return;
+    }
     try {
       const message = await api.message(run.messageId);
       if (view !== this.view) return;

@@ -9,7 +9,8 @@ const NOTE_MS = 8_000;
 const HINT = "Enter sends, Shift+Enter makes a new line.";
 
 export class Composer {
-  constructor(store, thread) {
+  /** `actions`: newChatInstead(). */
+  constructor(store, thread, actions) {
     this.store = store;
     this.thread = thread;
     this.field = byId("composer-input");
@@ -24,6 +25,7 @@ export class Composer {
       this.submit();
     });
     byId("composer-edit-cancel").addEventListener("click", () => this.cancelEdit());
+    byId("composer-closed-new").addEventListener("click", () => actions.newChatInstead());
     this.stop.addEventListener("click", () => {
       this.field.focus();
       this.store.stop();
@@ -173,7 +175,11 @@ export class Composer {
     const run = store.activeRun;
     const length = this.field.value.trim().length;
     const persona = store.current;
+    const closed = store.orphaned && !store.view.problem;
     byId("composer-edit").hidden = !this.editing;
+    byId("composer-closed").hidden = !closed;
+    byId("composer-row").hidden = closed;
+    this.hint.hidden = closed;
     this.field.placeholder = persona ? `Message ${persona.name}` : "Message";
     this.field.disabled = Boolean(store.view.problem) || !persona;
     this.send.hidden = Boolean(run);

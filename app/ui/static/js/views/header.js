@@ -19,17 +19,17 @@ export class Header {
     if (this.renaming && this.shownId === this.store.view.sessionId) return;
     this.renaming = false;
     this.shownId = this.store.view.sessionId;
-    const { session, sessionId } = this.store.view;
+    const { session, sessionId, problem } = this.store.view;
     const persona = this.store.current;
     const listed = this.store.sessions.find((other) => other.id === sessionId);
     const title = sessionId ? listed?.title || session?.title || "New chat" : "New chat";
     document.title = sessionId ? `${title} · Coral Reef` : "Coral Reef";
-    const about = persona ? [persona.name, persona.mood && `feels ${persona.mood}`].filter(Boolean).join(" · ") : "";
+    const about = persona ? [persona.name, persona.mood && `feels ${persona.mood}`].filter(Boolean).join(" · ") : this.store.orphaned ? "Its persona was deleted" : "";
     this.title.replaceChildren(
       ...[persona && avatar(persona), h("div", { class: "heading-text" }, h("h2", {}, title), about && h("p", {}, about))].filter(Boolean),
     );
     this.tools.replaceChildren(
-      ...(sessionId && session
+      ...(sessionId && session && !problem
         ? [iconButton("pencil", "Rename this chat", () => this.#rename(title)), iconButton("trash", "Delete this chat", () => this.actions.deleteSession(sessionId, title))]
         : []),
     );

@@ -90,14 +90,17 @@ export class ThreadView {
   }
 
   #problem(problem) {
-    const gone = problem.status === 404;
+    const { gone } = problem;
+    const deleted = gone && this.store.view.session;
+    const title = deleted ? "This chat was deleted" : gone ? "This chat is not here" : "This chat cannot be shown just now";
+    const words = deleted ? "Somebody deleted it in another window or on another device. What you had written comes along into a new chat." : problem.message;
     const box = h(
       "div",
       { class: "welcome" },
-      h("h2", {}, gone ? "This chat is not here" : "This chat cannot be shown just now"),
-      h("p", {}, problem.message),
+      h("h2", {}, title),
+      h("p", {}, words),
       gone
-        ? h("button", { type: "button", class: "button primary", onclick: () => this.actions.newChat() }, "Start a new chat")
+        ? h("button", { type: "button", class: "button primary", onclick: () => this.actions.newChatInstead() }, "Start a new chat")
         : h("button", { type: "button", class: "button primary", onclick: () => this.store.reload() }, "Try again"),
     );
     arrange(this.thread, [box]);

@@ -2,7 +2,7 @@
 
 import { arrange, avatar, copyWithTick, h, htmlFragment, iconButton } from "../dom.js";
 import { linkMarks, sourcesList } from "./citations.js";
-import { clock, figures, phaseWords } from "./words.js";
+import { clock, figures, personaName, phaseWords } from "./words.js";
 
 function waitingWords(problem) {
   return problem.status === 429 ? "Every device is busy and the queue is full." : problem.message;
@@ -32,7 +32,7 @@ export class TurnView {
     this.turn = turn;
     const { message, run, entry } = turn;
     const persona = this.store.persona(message?.persona_id || run?.personaId || this.store.view.personaId);
-    const name = this.user ? "You" : persona?.name ?? "Persona";
+    const name = this.user ? "You" : personaName(persona, this.store);
     this.personaName = name;
     this.name.textContent = name;
     this.time.textContent = message ? clock(message.created_at) : "";
@@ -50,7 +50,7 @@ export class TurnView {
   #body() {
     const { run, message, entry } = this.turn;
     const writing = Boolean(run && !run.final);
-    this.note.replaceChildren(...this.#noteParts());
+    this.note.replaceChildren(...this.#noteParts().filter(Boolean));
     this.note.classList.toggle("trouble", this.trouble);
     return [
       writing && !run.text ? this.phase : null,
@@ -174,7 +174,7 @@ export class TurnView {
     const tokens = message.usage?.completion;
     const words = `The reply reached its limit${tokens ? ` of ${tokens.toLocaleString("en")} tokens` : ""}.`;
     const more = this.#button("Continue", () => this.actions.goOn(message));
-    return [h("span", {}, words), this.regenerable ? more : null].filter(Boolean);
+    return [h("span", {}, words), this.regenerable && !this.store.orphaned ? more : null].filter(Boolean);
   }
 
   /** What can help: the same words again do not where they are too many. */
@@ -185,7 +185,9 @@ export class TurnView {
     return this.#again();
   }
 
+  /** Where nobody answers any more, nothing is offered. */
   #again() {
+    if (this.store.orphaned) return null;
     return this.#button("Try again", () => this.actions.askAgain(this.turn));
   }
 
@@ -222,7 +224,9 @@ export class TurnView {
       this.foot.replaceChildren();
       return;
     }
-    const identity = [message.id, newest, this.regenerable, run?.device].join("|");
+    const closed = this.store.orphaned;
+    const regenerable = this.regenerable && !closed && this.store.persona(message.persona_id);
+    const identity = [message.id, newest, Boolean(regenerable), closed, run?.device].join("|");
     if (this.shown.foot === identity) return;
     this.shown.foot = identity;
     const told = this.user ? "" : figures(message, run);
@@ -230,8 +234,8 @@ export class TurnView {
       this.foot,
       [
         iconButton("copy", "Copy", (event) => copyWithTick(event.currentTarget, message.content), { class: "small" }),
-        this.user ? iconButton("pencil", "Edit and send again", () => this.actions.edit(message), { class: "small edit" }) : null,
-        !this.user && this.regenerable ? iconButton("again", "Write this reply anew", () => this.actions.regenerate(message), { class: "small regenerate" }) : null,
+        this.user && !closed ? iconButton("pencil", "Edit and send again", () => this.actions.edit(message), { class: "small edit" }) : null,
+        !this.user && regenerable ? iconButton("again", "Write this reply anew", () => this.actions.regenerate(message), { class: "small regenerate" }) : null,
         told ? h("span", { class: "figures" }, told) : null,
       ].filter(Boolean),
     );

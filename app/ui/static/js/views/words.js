@@ -58,3 +58,8 @@ export function figures(message, run) {
   if (run?.device) parts.push(`on ${run.device}`);
   return parts.join(" · ");
 }
+
+/** A persona by name, or what became of it. */
+export function personaName(persona, store) {
+  return persona?.name ?? (store.personasFetched.state === "here" ? "Deleted persona" : "Persona");
+}
