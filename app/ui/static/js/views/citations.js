@@ -7,8 +7,8 @@ const MARK = /[[【]\s*(\d{1,3}(?:\s*[,;]\s*\d{1,3})*)\s*[\]】]/g;
 /** How sure it is that a reply rests on its sources, by the `basis` of its citations. */
 const BASES = {
   cited: { title: "Sources", hint: "" },
-  matched: { title: "Matched by wording", hint: "The model marked no source. These passages say what the reply says." },
-  source: { title: "Passages it was given", hint: "The model marked no source, and no passage says what the reply says: check it. Each link leads to the place nearest to the question." },
+  matched: { title: "Matched by wording", hint: "The model marked no source. What the reply says stands here in the same words." },
+  source: { title: "Passages it was given", hint: "The model marked no source, and the reply's words are in none of these: check it. Each leads to the place nearest to the question." },
 };
 
 /** The passage, and in it the place that is meant. */
@@ -33,8 +33,8 @@ export function sourcesList(citations) {
   return h(
     "section",
     { class: "sources", "aria-label": title, dataset: { basis: citations[0].basis } },
-    h("h4", { title: hint }, title),
-    hint ? h("p", { class: "visually-hidden" }, hint) : null,
+    h("h4", {}, title),
+    hint ? h("p", { class: "sources-hint" }, hint) : null,
     h(
       "ol",
       {},
