@@ -1,9 +1,12 @@
-"""A gevent server in a thread of its own, so that asyncio clients and plain sockets can be used beside it."""
+"""A gevent server in a thread of its own, and the clients that are used beside it."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +14,8 @@ import gevent
 from client_peers import free_port
 from gevent.event import Event
 
-from websocket_fabric.gevent_server import GeventServer
+from websocket_fabric import Message, connect
+from websocket_fabric.gevent_server import GeventConnection, GeventServer
 
 WAIT_S = 20
 
@@ -96,3 +100,60 @@ def gevent_server(prepare: Callable[[GeventServer], None], **options: Any) -> It
         yield host
     finally:
         host.stop()
+
+
+def connected(message: Message) -> GeventConnection:
+    """Where it came from."""
+    assert isinstance(message.connection, GeventConnection)
+    return message.connection
+
+
+def echo(server: GeventServer) -> None:
+    """Send back what comes."""
+
+    @server.on_message
+    def answer(message: Message) -> str | bytes:
+        return message.data
+
+
+def run(host: Host, *sends: str) -> list[str | bytes]:
+    """Send these, and give as many answers."""
+
+    async def client() -> list[str | bytes]:
+        async with connect(f"ws://127.0.0.1:{host.port}/") as connection:
+            for text in sends:
+                connection.send(text)
+            return [await connection.receive() for _ in sends]
+
+    return asyncio.run(asyncio.wait_for(client(), 20))
+
+
+def raw(port: int, receive_bytes: int = 0) -> socket.socket:
+    """A client that is nothing but a socket after its handshake."""
+    sock = socket.socket()
+    if receive_bytes:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    sock.settimeout(20)
+    sock.connect(("127.0.0.1", port))
+    sock.sendall(
+        b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):
+        answer += sock.recv(1)
+    assert b" 101 " in answer
+    return sock
+
+
+def frame(text: str) -> bytes:
+    """A short message of a client, masked with zeros."""
+    return bytes((0x81, 0x80 | len(text))) + bytes(4) + text.encode()
+
+
+def until(fact: Callable[[], bool]) -> None:
+    """Wait for it."""
+    deadline_s = time.monotonic() + 20
+    while not fact():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)

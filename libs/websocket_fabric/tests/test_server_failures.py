@@ -10,9 +10,60 @@ import pytest
 import uvloop
 from served import Peer, make, running, until
 
-from websocket_fabric import Connection, Limits, Message
+from websocket_fabric import Connection, Data, Limits, Message
 from websocket_fabric.handshake import Rejected
 from websocket_fabric.heads import BadHead
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_failing_handler_closes_its_connection_only(waits: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """With 1011, in the log, counted; what was answered before arrives, what comes after is dropped."""
+
+    async def main() -> None:
+        server = make()
+
+        @server.on_message
+        async def handle(message: Message) -> Data:
+            if waits:
+                await asyncio.sleep(0)
+            if message.data == "bad":
+                raise LookupError("broken on purpose")
+            return message.data
+
+        async with running(server):
+            peer, other = await Peer.open(server), await Peer.open(server)
+            peer.send("good", "bad", "never")
+            assert await peer.receive() == "good"
+            assert await peer.end() == 1011
+            other.send("good")
+            assert await other.receive() == "good"
+            assert server.counts.handler_errors == 1
+            other.cut()
+
+    with caplog.at_level(logging.ERROR):
+        uvloop.run(main())
+    assert "broken on purpose" in caplog.text
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_an_answer_that_is_no_message_is_a_failure(waits: bool) -> None:
+    """Not silence."""
+
+    async def main() -> None:
+        server = make()
+
+        @server.on_message
+        async def handle(message: Message) -> Any:
+            if waits:
+                await asyncio.sleep(0)
+            return 5
+
+        async with running(server):
+            peer = await Peer.open(server)
+            peer.send("x")
+            assert await peer.end() == 1011
+
+    uvloop.run(main())
 
 
 async def _awaits_what_is_cancelled() -> None:
