@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ RANGES: dict[str, tuple[int, int | None, str]] = {
 }
 """Least and largest value of each number, and what its special values mean."""
 WEB_ADDRESSES = ("chroma_url", "remote_url", "rerank_url", "flower_url", "otlp_url")
+
+
+_SIZE = re.compile(r"(-?\d+|\d+\.\d+(?=\s*[kmgt]))\s*(?:([kmgt])(i)?)?b?", re.IGNORECASE)
+_UNITS = {"K": 1, "M": 2, "G": 3, "T": 4}
+"""GB is 1000³ bytes, GiB 1024³."""
 
 
 class SettingsError(ValueError):
@@ -194,12 +200,20 @@ def _number(name: str, text: str) -> int:
     least, most, meanings = RANGES[name]
     wanted = f"a whole number of at least {least}" if most is None else f"a whole number between {least} and {most}"
     try:
-        value = msgspec.convert(text, int, strict=False)
+        value = _bytes(text) if "_bytes" in name else msgspec.convert(text, int, strict=False)
     except msgspec.ValidationError:
         raise ValueError(wanted + meanings) from None
     if value < least or (most is not None and value > most):
         raise ValueError(wanted + meanings)
     return value
+
+
+def _bytes(text: str) -> int:
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError("a number of bytes, or one with a unit, such as 32GB or 8 GiB")
+    unit = _UNITS[found[2].upper()] if found[2] else 0
+    return round(float(found[1]) * (1024 if found[3] else 1000) ** unit) if unit else int(found[1])
 
 
 def _shown(text: str) -> str:

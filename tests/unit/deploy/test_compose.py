@@ -12,7 +12,7 @@ import yaml
 from command_lines import parse
 
 from reef.contracts.jobs import JOBS
-from reef.settings import PREFIX, Settings
+from reef.settings import PREFIX, Settings, load_settings
 from reef.topology import load_topology
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -86,6 +86,14 @@ def test_environment_is_of_real_settings() -> None:
     env_example = (ROOT / "deploy/env.example").read_text()
     variables = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
     assert variables == set(re.findall(r"^(\w+)=", env_example, re.MULTILINE))
+
+
+def test_the_specified_size_of_the_cache_is_understood() -> None:
+    """MODEL_CACHE_SIZE of the specification's compose file, with its unit, is our setting; empty leaves the default."""
+    for name, service in OURS.items():
+        assert service["environment"]["REEF_MODEL_CACHE_BYTES"] == "${MODEL_CACHE_SIZE:-}", name
+    given = [load_settings({"REEF_MODEL_CACHE_BYTES": text}).model_cache_bytes for text in ("32GB", "")]
+    assert given == [32 * 10**9] * 2
 
 
 def test_no_secret_is_on_a_command_line_and_no_port_beyond_loopback() -> None:

@@ -30,6 +30,25 @@ def test_a_child_process_reads_what_its_parent_had() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "size"),
+    [("32GB", 32 * 10**9), ("8 GiB", 8 * 2**30), ("1.5g", 1_500_000_000), ("500 MB", 5 * 10**8), ("0", 0), ("7b", 7)],
+)
+def test_sizes_may_have_units(text: str, size: int) -> None:
+    """As people write them; a bare number is bytes."""
+    assert load_settings({"REEF_MODEL_CACHE_BYTES": text}).model_cache_bytes == size
+    assert load_settings({"REEF_MODEL_PRELOAD_BYTES": "-1"}).model_preload_bytes == -1
+
+
+@pytest.mark.parametrize("text", ["much", "3.5", "1 XB", "GB", "1e9", "nan"])
+def test_what_is_no_size_is_refused_in_words(text: str) -> None:
+    """With what may stand there."""
+    with pytest.raises(
+        SettingsError, match=r"REEF_DISK_RESERVE_BYTES is .*; it must be a number of bytes, or one with a unit"
+    ):
+        load_settings({"REEF_DISK_RESERVE_BYTES": text})
+
+
+@pytest.mark.parametrize(
     ("host", "reached"),
     [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("reef.lan", "reef.lan")],
 )
