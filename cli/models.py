@@ -15,6 +15,7 @@ from cli.show import Show, plain_console, size, table
 from reef.contracts.jobs import ChatJob
 from reef.models import ModelError, ModelFile, ModelMissing, ModelStore
 from reef.models.adapters import split_name
+from reef.models.licences import licence_of
 from reef.models.parts import Arrived
 from reef.settings import Settings
 from reef.topology import Pool
@@ -236,7 +237,14 @@ def _rows_alone(local: LocalModels) -> list[tuple[str, ...]]:
                 here, note = "FAILED", str(error)
         pinned = " (pinned)" if record and record.pinned else ""
         rows.append((state.name, title, form, size(state.size_bytes), licence, here, note + pinned))
+    rows += [_row_of_encoder(name, folder) for name, folder in local.store.encoders().items()]
     return rows + [_row_begun(local, name, part) for name, part in parts.items() if name not in local.store.files()]
+
+
+def _row_of_encoder(name: str, folder: Path) -> tuple[str, ...]:
+    """What the embedding library has fetched."""
+    whole = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    return name, name, "encoder", size(whole), licence_of(folder), "CACHED", ""
 
 
 def _row_begun(local: LocalModels, name: str, part: Arrived) -> tuple[str, ...]:

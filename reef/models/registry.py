@@ -17,11 +17,13 @@ from sqlalchemy.exc import IntegrityError
 
 from reef.models.errors import ModelError, ModelMissing
 from reef.models.formats import Format
+from reef.models.licences import licence_of
 from reef.models.store import ModelStore
 from reef.records.database import Database
 from reef.records.tables import models
 
 ERROR_CHARS_MAX = 500
+LICENCE_CHARS_MAX = 100
 USED_STEP_S = 60.0
 """A use is written down again only after so long."""
 
@@ -140,7 +142,7 @@ class Registry:
                     name=name,
                     format=facts.format,
                     path=str(path),
-                    licence=(entry.licence if entry else facts.licence)[:100],
+                    licence=(entry.licence if entry else facts.licence)[:LICENCE_CHARS_MAX],
                     quantisation=facts.quantisation,
                     size_bytes=size,
                     sha256=self.store.known_sha256(path),
@@ -153,7 +155,15 @@ class Registry:
         found = []
         for name, folder in self.store.encoders().items():
             size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-            found.append(ModelRecord(name=name, format="encoder", path=str(folder), size_bytes=size))
+            found.append(
+                ModelRecord(
+                    name=name,
+                    format="encoder",
+                    path=str(folder),
+                    licence=licence_of(folder)[:LICENCE_CHARS_MAX],
+                    size_bytes=size,
+                )
+            )
         return found
 
 

@@ -173,8 +173,10 @@ def test_what_cannot_be_loaded_is_told(keeping: Keeping) -> None:
 
 def test_an_embedding_model_is_called_what_it_is(keeping: Keeping) -> None:
     """The list shows it, so nobody may say that there is no such model."""
-    (keeping.store.folder / "embeddings" / "all-words" / "checkpoint").mkdir(parents=True)
-    assert keeping.registry.refresh()["all-words"].format == "encoder"
+    (folder := keeping.store.folder / "embeddings" / "all-words" / "checkpoint").mkdir(parents=True)
+    (folder / "NOTICE").write_text("Model: all-words\nLicense: Apache-2.0\n\nThe full text is in LICENSE.\n")
+    record = keeping.registry.refresh()["all-words"]
+    assert (record.format, record.licence) == ("encoder", "Apache-2.0")
     with pytest.raises(ModelMissing, match=r"all-words is an embedding model.* a path to a \.gguf file works too"):
         keeping.store.resolve("all-words")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from reef.models import load_catalogue
+from reef.models.licences import licence_of
 
 ENTRY = """
   - name: {name}
@@ -57,3 +60,21 @@ def test_mistakes_are_refused(fields: dict[str, str]) -> None:
     assert load_catalogue(catalogue())
     with pytest.raises((ValueError, msgspec.ValidationError)):
         load_catalogue(catalogue(**fields))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "licence"),
+    [
+        ("NOTICE", "Weights from elsewhere.\nLicense: Apache-2.0\nMIT License\n", "Apache-2.0"),
+        ("README.md", "---\nlanguage: en\nlicense: mit\n---\n# A model\n", "mit"),
+        ("README.md", "# A model\nlicense: ask somebody\n", ""),
+        ("README.md", "---\nlanguage: en\n---\nlicense: ask somebody\n", ""),
+        ("LICENSE", "                  Apache License\n            Version 2.0, January 2004\n", "Apache-2.0"),
+        ("LICENSE", "MIT License\n\nCopyright\n", "MIT"),
+        ("LICENSE", "All rights reserved.\n", ""),
+    ],
+)
+def test_a_folder_says_its_licence(tmp_path: Path, name: str, text: str, licence: str) -> None:
+    """As its package states it, or by the text of the licence; nothing is guessed."""
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert licence_of(tmp_path) == licence
