@@ -1,4 +1,8 @@
-"""`coral-reef devices`: what this machine has, how it feels, and how it stands to queues.yaml. Opens no device."""
+"""`coral-reef devices`: what this machine has, how it feels, and how it stands to queues.yaml.
+
+Opens no device for work. What files do not tell is asked of nvidia-smi, of the configured server, and of libedgetpu in
+a process of its own.
+"""
 
 from __future__ import annotations
 

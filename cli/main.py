@@ -56,3 +56,7 @@ def main() -> None:
 
     `coral-reef up` starts everything. Settings come from the environment (REEF_...); see docs/operations.md.
     """
+
+
+if __name__ == "__main__":  # `python -m cli.main`: doing nothing, successfully, would be the worst answer
+    main(prog_name="coral-reef")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -37,6 +39,16 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def coral_reef(*arguments: str) -> Result:
     """Run a command in this process."""
     return CliRunner().invoke(main, list(arguments))
+
+
+@pytest.mark.parametrize("module", ["cli", "cli.main"])
+def test_both_modules_are_the_command(module: str) -> None:
+    """`python -m` with either does what it is told; neither does nothing and calls that success."""
+    argv, root = [sys.executable, "-m", module, "nonsense"], Path(__file__).parents[3]
+    asked = subprocess.run(argv, cwd=root, capture_output=True, text=True, check=False)
+    assert asked.returncode == 2
+    assert "Usage: coral-reef" in asked.stderr
+    assert "No such command 'nonsense'" in asked.stderr
 
 
 def test_a_key_is_shown_once_and_can_be_revoked(data_dir: Path) -> None:
