@@ -110,7 +110,7 @@ class ModelDesk:
         try:
             absent = absent_parts(store, model, pool, source)
         except ModelMissing as error:
-            raise ModelMissing(f"{error} {self._advice(parts)}") from None
+            raise ModelMissing(f"{error}{self._advice(parts)}") from None
         if base in absent:
             listed = store.catalogue.get(base)
             check_format(listed.format if listed is not None and not source else "", pool)
@@ -122,8 +122,10 @@ class ModelDesk:
     def _advice(self, parts: Sequence[str]) -> str:
         """What to do about a name that nobody can fetch by itself."""
         if not self.keeping.store.parts.all().keys().isdisjoint(parts):
-            return "Give its address as `source`, and the rest is fetched; or remove it."
-        return "GET /api/v1/system/models lists all; any other is fetched from the address that you give as `source`."
+            return " Give its address as `source`, and the rest is fetched; or remove it."
+        if not {*self.keeping.store.encoders()}.isdisjoint(parts):
+            return ""
+        return " GET /api/v1/system/models lists all; any other is fetched from the address that you give as `source`."
 
     def _place(self, model: str, pool: str, nodes: list[str], note: str) -> Loading:
         self.keeping.decisions.load(model, pool, nodes)
