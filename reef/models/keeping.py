@@ -71,14 +71,10 @@ class Keeping:
         loading = {part for report in reports.values() if report.loading for part in parts_of(report.loading)}
         return reasons(
             loaded=sorted({*loaded_names(reports), *loading}),
-            placed=self._files_of(placed(self.serving.places)),
+            placed=self.store.named_by(placed(self.serving.places)),
             pinned=pinned,
-            named=self._files_of(named(self.topology)),
+            named=self.store.named_by(named(self.topology)),
         )
-
-    def _files_of(self, names: set[str]) -> list[str]:
-        """These names, and those of the files that they may mean on one device or another."""
-        return sorted(names | {name for name in self.store.files() if asked_as(name) in names})
 
     def fetch(self, job: FetchModelJob, progress: Progress) -> ModelFile:
         """Bring every part of a model (`base+adapter`) here and check it. Raises ModelError."""

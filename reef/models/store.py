@@ -28,6 +28,7 @@ from reef.models.fetch import Fetch, MakeRoom, check_name, file_hash, name_in_ur
 from reef.models.formats import SUFFIXES, Facts, Format, read_facts
 from reef.models.gguf import GgufHead, read_head
 from reef.models.parts import Parts
+from reef.models.tflite import asked_as
 from reef.ports import Progress
 
 if TYPE_CHECKING:
@@ -102,6 +103,10 @@ class ModelStore:
         for suffix in reversed(SUFFIXES):
             found |= {path.stem: path for path in sorted(self.folder.glob(f"[!.]*{suffix}")) if path.is_file()}
         return dict(sorted(found.items()))
+
+    def named_by(self, names: set[str]) -> list[str]:
+        """These names, and those of the files that they may mean on one device or another."""
+        return sorted(names | {name for name in self.files() if asked_as(name) in names})
 
     def encoders(self) -> dict[str, Path]:
         """What the embedding library keeps below our folder, by name; it fetches and builds by itself."""

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from model_files import BadServer, gguf_bytes
+from tiny_networks import dense_tflite
 
 from cli.local_models import LocalModels
 from cli.main import main
@@ -101,6 +102,10 @@ def test_what_queues_yaml_names_stays(run: Run, tmp_path: Path, data_dir: Path) 
     run("import", str(tmp_path / "mine.gguf"), "--link")
     environment = {"REEF_QUEUES_FILE": str(queues)}
     assert "named in queues.yaml" in run("remove", "mine", good=False, **environment).output
+    (data_dir / "models" / "sees_edgetpu.tflite").write_bytes(dense_tflite())
+    queues.write_text(queues.read_text() + "  media: {queue: media, devices: [usb:0], model: sees}\n")
+    said = run("remove", "sees_edgetpu", good=False, **environment).output
+    assert "sees_edgetpu is named in queues.yaml" in said, "an Edge TPU takes this file for `sees`"
 
 
 def test_pulling_makes_room(run: Run, tmp_path: Path, server: BadServer) -> None:
