@@ -114,13 +114,13 @@ class LocalModels:
             topology = load_topology(self.settings.queues_file, self.settings.model)
         except TopologyError as error:
             raise ModelError(f"queues.yaml cannot be read, so nobody knows which models it names: {error}") from None
-        return self.store.named_by(named(topology))
+        return sorted(self.store.named_by(named(topology)))
 
     def _placed(self) -> list[str]:
         with self._registry() as registry:
             if registry is None:
                 return []
-            return self.store.named_by(placed(PlacementStore(registry.database)))
+            return sorted(self.store.named_by(placed(PlacementStore(registry.database))))
 
     @contextmanager
     def _registry(self) -> Iterator[Registry | None]:

@@ -71,9 +71,9 @@ class Keeping:
         loading = {part for report in reports.values() if report.loading for part in parts_of(report.loading)}
         return reasons(
             loaded=sorted({*loaded_names(reports), *loading}),
-            placed=self.store.named_by(placed(self.serving.places)),
+            placed=sorted(self.store.named_by(placed(self.serving.places))),
             pinned=pinned,
-            named=self.store.named_by(named(self.topology)),
+            named=sorted(self.store.named_by(named(self.topology))),
         )
 
     def fetch(self, job: FetchModelJob, progress: Progress) -> ModelFile:

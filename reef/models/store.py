@@ -104,9 +104,9 @@ class ModelStore:
             found |= {path.stem: path for path in sorted(self.folder.glob(f"[!.]*{suffix}")) if path.is_file()}
         return dict(sorted(found.items()))
 
-    def named_by(self, names: set[str]) -> list[str]:
+    def named_by(self, names: set[str]) -> set[str]:
         """These names, and those of the files that they may mean on one device or another."""
-        return sorted(names | {name for name in self.files() if asked_as(name) in names})
+        return names | {name for name in self.files() if asked_as(name) in names}
 
     def encoders(self) -> dict[str, Path]:
         """What the embedding library keeps below our folder, by name; it fetches and builds by itself."""

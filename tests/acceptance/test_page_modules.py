@@ -141,8 +141,9 @@ SIDEBAR = """async (url) => {
   const { Sidebar } = await import(url);
   const listeners = {};
   const device = { state: "ready" };
-  const store = { on: (topic, listener) => (listeners[topic] = listener), personas: [], sessions: [], chats: { query: "", next: null },
-                  runs: { held: "" }, status: { pools: [{ name: "chat", devices: [device] }] } };
+  const store = { on: (topic, listener) => (listeners[topic] = listener), personas: [], sessions: [],
+                  chats: { query: "", next: null }, runs: { held: "" },
+                  status: { pools: [{ name: "chat", devices: [device] }] } };
   new Sidebar(store, {});
   return ["", "No device answers right now; the reply goes on as soon as one is back.", ""].map((held) => {
     store.runs.held = held;
