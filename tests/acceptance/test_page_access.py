@@ -151,16 +151,18 @@ def test_page_phone_has_a_drawer(
     expect(chat.asked.first).to_be_visible()
 
 
-@pytest.mark.parametrize(("width", "height"), [(844, 390), (640, 400)])
-def test_page_short_screen_scrolls_its_lists_as_one(
-    width: int, height: int, new_context: Callable[..., BrowserContext], open_chat: Callable[[Page], ChatPage]
-) -> None:
+def test_page_short_screen_scrolls_its_lists_as_one(chat: ChatPage) -> None:
     """On a phone on its side and at 200 % zoom nothing lies over anything else, and the last chat can be reached."""
-    page = new_context(viewport={"width": width, "height": height}).new_page()
-    open_chat(page).open()
-    opener = page.get_by_role("button", name="Open personas and chats")
-    if opener.is_visible():
-        opener.click()
+    page = chat.page
+    page.set_viewport_size({"width": 844, "height": 390})
+    assert_lists_apart(page)
+    page.set_viewport_size({"width": 640, "height": 400})
+    page.get_by_role("button", name="Open personas and chats").click()
+    assert_lists_apart(page)
+
+
+def assert_lists_apart(page: Page) -> None:
+    """The parts of the sidebar stand below each other, and its end can be scrolled to."""
     boxes = [
         page.locator(place).bounding_box() for place in (".personas", "#search", "#session-list", ".sidebar-pages")
     ]

@@ -116,6 +116,11 @@ def door(chat: ChatPage, console: Console) -> Door:
     return door
 
 
+def taken(chat: ChatPage) -> None:
+    """Until the reef has the message."""
+    expect(chat.asked).to_have_attribute("data-message-id", re.compile("."))
+
+
 def said(chat: ChatPage) -> list[str]:
     """What the person said in the chat shown, as stored."""
     return [message["content"] for message in chat.history()["messages"] if message["role"] == "user"]
@@ -125,7 +130,7 @@ def test_page_message_waits_through_a_reload(chat: ChatPage, door: Door) -> None
     """A page loaded anew sends the waiting message, with its key, once."""
     door.shut = False
     chat.page.reload()
-    chat.wait_told(1)
+    taken(chat)
     assert door.keys[0] == door.keys[1] is not None
     assert said(chat) == [TEXT]
     assert chat.page.evaluate("localStorage.getItem('reef.unsent')") == "[]"
@@ -144,7 +149,7 @@ def test_page_message_waits_while_another_chat_is_shown(chat: ChatPage, door: Do
     expect(chat.asked.last).to_contain_text(TEXT)
     door.shut = False
     chat.page.get_by_role("button", name="Try now").click()
-    chat.wait_told(1)
+    taken(chat)
     assert said(chat) == [TEXT]
     expect(chat.page.locator(".session-unsent")).to_have_count(0)
 
@@ -173,5 +178,5 @@ def test_page_message_of_a_new_chat_waits_for_its_session(chat: ChatPage, consol
     expect(chat.asked.last).to_contain_text("The database does not answer.")
     chat.page.unroute("**/api/v1/sessions")
     chat.page.reload()
-    chat.wait_told(1)
+    taken(chat)
     assert said(chat) == [TEXT]
