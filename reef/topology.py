@@ -201,9 +201,9 @@ def load_topology(path: Path, model: str = "") -> Topology:
     pools = {str(name): _pool(file, str(name), entry, model) for name, entry in file.data["pools"].items()}
     allocation, allocated = _allocation(file, pools)
     _check_unique(file, pools, allocated)
+    _check_simulated(file, pools, allocated)
     if allocation is not None:
         _check_allocation(file, allocation, pools, allocated)
-    _check_simulated(file, pools, allocated)
     if CHAT_POOL not in pools:
         raise file.error(f"there is no pool `{CHAT_POOL}`; without it no message could be answered.", "pools")
     return Topology(pools, allocation, allocated, tuple(_impossible(file, pools, allocated)))

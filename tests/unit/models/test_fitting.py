@@ -17,18 +17,28 @@ from reef.topology import Topology, load_topology
 QUEUES = """
 version: 1
 pools:
-  chat: {queue: chat, devices: [cpu, remote, simulated], model: own}
+  chat: {queue: chat, devices: [cpu, remote], model: own}
   embed: {queue: embed, devices: [cpu], model: encoder}
   index: {queue: index, devices: [cpu]}
-  media: {queue: media, devices: [cpu, "usb:0", simulated]}
+  media: {queue: media, devices: [cpu, "usb:0"]}
 """
+SIMULATED = """
+version: 1
+pools:
+  chat: {queue: chat, devices: [simulated], model: own}
+  media: {queue: media, devices: [simulated]}
+"""
+
+
+def topology_of(text: str, directory: Path) -> Topology:
+    path = directory / "queues.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_topology(path)
 
 
 @pytest.fixture
 def topology(tmp_path: Path) -> Topology:
-    path = tmp_path / "queues.yaml"
-    path.write_text(QUEUES, encoding="utf-8")
-    return load_topology(path)
+    return topology_of(QUEUES, tmp_path)
 
 
 @pytest.fixture
@@ -69,10 +79,10 @@ def store(tmp_path: Path) -> ModelStore:
     ],
 )
 def test_what_fits(
-    topology: Topology, store: ModelStore, pool: str, device: str, model: str, wrong: type[Exception] | None, says: str
+    tmp_path: Path, store: ModelStore, pool: str, device: str, model: str, wrong: type[Exception] | None, says: str
 ) -> None:
     """Name, presence, adapters, format, the encoder's rule, and the compiled form for an Edge TPU."""
-    of = topology.pool(pool)
+    of = topology_of(SIMULATED if device == "simulated" else QUEUES, tmp_path).pool(pool)
     devices = {of.node(of.device(device)): of.device(device)}
     if wrong is None:
         check(store, model, of, devices)
@@ -100,12 +110,10 @@ def test_the_pools_that_can_take_a_model(topology: Topology, tmp_path: Path) -> 
     assert pools_for("gguf", "Q4_0", False, topology) == ["chat"]
     assert pools_for("tflite", "int8", False, topology) == ["media"]
     assert [pools_for(form, "", False, topology) for form in ("lora", "encoder", "onnx")] == [[], [], []]
-    path = tmp_path / "plain.yaml"
-    path.write_text(QUEUES.replace(', "usb:0", simulated]', "]"), encoding="utf-8")
-    plain = load_topology(path)
+    assert pools_for("tflite", COMPILED_QUANTISATION, False, topology_of(SIMULATED, tmp_path)) == ["media"]
+    plain = topology_of(QUEUES.replace(', "usb:0"]', "]"), tmp_path)
     assert pools_for("tflite", COMPILED_QUANTISATION, False, plain) == []
-    path.write_text(QUEUES.replace('[cpu, "usb:0", simulated]', '["usb:0"]'), encoding="utf-8")
-    only = load_topology(path)
+    only = topology_of(QUEUES.replace('[cpu, "usb:0"]', '["usb:0"]'), tmp_path)
     assert pools_for("tflite", COMPILED_QUANTISATION, False, only) == ["media"]
     assert pools_for("tflite", "int8", False, only) == []
     assert pools_for("tflite", "int8", True, only) == ["media"], "its compiled form lies beside it"

@@ -45,7 +45,9 @@ def test_the_examples_of_the_operations_guide_are_valid(tmp_path: Path) -> None:
     guide = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     examples = re.findall(r"```yaml\n(allocation:\n.*?)```", guide, flags=re.DOTALL)
     shipped = (ROOT / "queues.yaml").read_text(encoding="utf-8")
-    sizes = [len(load_topology(write(tmp_path, f"{shipped}\n{example}")).allocated) for example in examples]
+    emptied = re.sub(r"^    devices: \[.*\]", "    devices: []", shipped, flags=re.MULTILINE)
+    files = [f"{emptied if 'simulated' in example else shipped}\n{example}" for example in examples]
+    sizes = [len(load_topology(write(tmp_path, text)).allocated) for text in files]
     assert sizes == [8, 48, 96, 96]
 
 
