@@ -62,6 +62,7 @@ def _stores(settings: Settings) -> Iterator[str]:
         ("the database", settings.database_url),
         ("the broker", settings.redis_url),
         ("the vector index", settings.chroma_url),
+        ("the reranker", settings.rerank_url),
     )
     for name, url in stores:
         if host := _elsewhere(url):

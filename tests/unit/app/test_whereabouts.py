@@ -42,8 +42,10 @@ def told(directory: Path, pools: str = HERE, **fields: object) -> str:
                 "database_url": "postgresql+psycopg://u:secret@db.lan/reef",
                 "redis_url": "rediss://:secret@bus.lan:6379/0",
                 "chroma_url": "http://index.lan:8000",
+                "rerank_url": "https://ranks.example/v2",
             },
-            "What you write goes to the database at db.lan, the broker at bus.lan and the vector index at index.lan.",
+            "What you write goes to the database at db.lan, the broker at bus.lan, the vector index at index.lan and "
+            "the reranker at ranks.example.",
         ),
         (
             HERE,
