@@ -17,6 +17,8 @@ from whole_product import DEFAULT_MODEL, Reef
 
 pytestmark = pytest.mark.timeout(420)
 """The first run fetches the model and prepares it for this machine."""
+TRIES_MAX = 4
+"""So small a model may have ended its story before it can be stopped."""
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +64,15 @@ def test_a_killed_worker_answers_the_same_run_again(reef: Reef) -> None:
 def test_a_stop_takes_effect_at_the_next_token(reef: Reef) -> None:
     """What was said so far is kept, and little more was said."""
     with ChatClient(reef.url) as chat:
-        run = chat.follow(chat.say("Tell me a very long story about the sea."), tokens_at_least(4))
-        chat.send({"type": "stop", "run_id": run.run_id})
-        asked = time.monotonic()
-        chat.finish(run, 20)
-        took_s = time.monotonic() - asked
-    assert run.final is not None
+        for _ in range(TRIES_MAX):
+            run = chat.follow(chat.say("Tell me a very long story about the sea."), tokens_at_least(4))
+            chat.send({"type": "stop", "run_id": run.run_id})
+            asked = time.monotonic()
+            chat.finish(run, 20)
+            took_s = time.monotonic() - asked
+            assert run.final is not None
+            if run.final["type"] != "done":
+                break
     assert run.final["type"] == "stopped"
     assert took_s < 3, "the bench measures the goal of 0.3 s; a busy machine gets more"
 
