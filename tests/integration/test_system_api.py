@@ -198,7 +198,7 @@ def test_a_device_that_is_given_out_moves(start_web: Any) -> None:
 PLACES = """
 version: 1
 pools:
-  chat: {queue: chat, devices: ["cpu@elsewhere", simulated], model: own}
+  chat: {queue: chat, devices: ["cpu@elsewhere"], model: own}
   embed: {queue: embed, devices: ["cpu@elsewhere"], model: encoder}
   index: {queue: index}
 allocation: {strategy: dedicated, devices: ["cpu:0@elsewhere", "pci:0@elsewhere"], dedicated: {personas: 1}}
@@ -212,7 +212,7 @@ def test_a_model_that_a_device_cannot_serve_is_not_decided(start_web: Any) -> No
         ("chat-cpu.elsewhere", "chat", "nosuch-model"): (404, "unknown_model"),
         ("chat-cpu.elsewhere", "chat", "smollm2-135m-instruct"): (404, "unknown_model"),  # known, but not here
         ("chat-cpu.elsewhere", "chat", "/etc/passwd"): (422, "bad_name"),
-        ("chat-simulated", "chat", "../../etc/passwd"): (422, "bad_name"),
+        ("chat-cpu.elsewhere", "chat", "../../etc/passwd"): (422, "bad_name"),
         ("embed-cpu.elsewhere", "embed", "another"): (404, "unknown_model"),
         ("cpu-0.elsewhere", "nowhere", ""): (404, "unknown_pool"),
         ("pci-0.elsewhere", "chat", ""): (409, "not_possible"),
