@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -70,7 +71,7 @@ def wait(http: httpx.Client, upload_id: str, until: Callable[[dict[str, Any]], b
         upload = upload_of(http, upload_id)
         if until(upload):
             return upload
-        assert time.monotonic() < deadline, upload
+        assert time.monotonic() < deadline, json.dumps(upload)
         time.sleep(0.02)
 
 
@@ -126,13 +127,22 @@ def check_index(reef: Reef) -> None:
         database.dispose()
 
 
+def kill(reef: Reef, victim: str) -> None:
+    """kill -9, as soon as it runs: it may have been killed a moment ago."""
+    deadline = time.monotonic() + PATIENCE_S
+    while victim not in reef.processes.pids():
+        assert time.monotonic() < deadline, f"{victim} was not started again"
+        time.sleep(0.02)
+    reef.processes.kill(victim, signal.SIGKILL)
+
+
 def upload_and_kill(reef: Reef, files: int, victims: tuple[str, ...]) -> None:
     """kill -9, one after the other, in the middle of an upload; each file is there once in the end."""
     with reef.client() as http:
         upload_id = send(http, hundred(count=files))
         for number, victim in enumerate(victims):
             wait(http, upload_id, begun(files // 20 + files * 4 * number // (5 * len(victims))))
-            reef.processes.kill(victim, signal.SIGKILL)
+            kill(reef, victim)
         upload = wait(http, upload_id, done)
         assert upload["progress"]["files"] == {"indexed": files}
         check_records(reef, upload_id, files)

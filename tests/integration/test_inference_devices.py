@@ -172,7 +172,8 @@ def test_what_an_inference_loaded_is_told_kept_and_let_go(tpus: Devices) -> None
         assert set(found["where"]) <= set(left)
         found = model_view(reef, "tiny_edgetpu")
         assert (found["state"], found["stays"]) == ("CACHED", "")
-        assert client.post("/api/v1/system/models/unload", json=asked).json()["nodes"] == []
+        again = client.post("/api/v1/system/models/unload", json=asked)
+        assert (again.status_code, again.json()["code"]) == (409, "not_loaded")
     assert run(reef, "tiny", bytes(PICTURE_BYTES)).status_code == 200, "it is loaded again"
 
 

@@ -11,6 +11,7 @@ import redis
 import sqlalchemy as sa
 from model_files import gguf_bytes
 from services import RedisServer
+from tiny_networks import dense_tflite
 
 from reef import keys
 from reef.contracts.events import ModelNotice, decode_announced
@@ -34,7 +35,7 @@ pools:
   chat: {queue: chat, devices: [cpu, "cpu@elsewhere"], model: own}
   embed: {queue: embed, devices: [cpu]}
   media: {queue: media, devices: []}
-allocation: {strategy: dynamic, devices: ["simulated:0-1"], dynamic: {hot: 1}}
+allocation: {strategy: dynamic, devices: ["cpu:0", "cpu:1"], dynamic: {hot: 1}}
 """
 
 
@@ -111,30 +112,31 @@ def test_loading_writes_places_and_says_so(keeping: Keeping) -> None:
     assert keeping.serving.places.get("chat-cpu") is None, "the device does again what queues.yaml says"
     with pytest.raises(NotLoaded, match="other is loaded on no device of pool chat"):
         keeping.decisions.unload("other", "chat", ["chat-cpu"])
-    assert list(keeping.serving.nodes("chat", ["simulated-0"])) == ["simulated-0"], (
-        "an operator may name a device of a strategy"
-    )
-    keeping.serving.places.put([Place(node="simulated-1", pool="chat", tier="hot")])
-    assert "simulated-1" in keeping.serving.nodes("chat")
-    assert keeping.decisions.load("other", "chat", ["simulated-1"])[0].tier == "hot"
+    assert list(keeping.serving.nodes("chat", ["cpu-0"])) == ["cpu-0"], "an operator may name a device of a strategy"
+    keeping.serving.places.put([Place(node="cpu-1", pool="chat", tier="hot")])
+    assert "cpu-1" in keeping.serving.nodes("chat")
+    assert keeping.decisions.load("other", "chat", ["cpu-1"])[0].tier == "hot"
 
 
 def test_unloading_gives_the_place_back(keeping: Keeping) -> None:
     """What an operator had loaded goes back to the strategy; what the strategy loaded, or nobody knows, is told."""
     places, decisions = keeping.serving.places, keeping.decisions
-    places.put([Place(node="simulated-0", pool="chat", tier="hot", decided_by="controller")])
-    loaded = decisions.load("other", "chat", ["simulated-0"])[0]
+    put(keeping, "other")
+    places.put([Place(node="cpu-0", pool="chat", tier="hot", decided_by="controller")])
+    loaded = decisions.load("other", "chat", ["cpu-0"])[0]
     assert (loaded.decided_by, loaded.general, loaded.routes) == ("operator", True, ("model/other",))
-    back = keeping.unload("other", "chat")[0]
+    assert keeping.unload("other", "chat") == ["cpu-0"]
+    back = places.get("cpu-0")
+    assert back is not None
     assert (back.decided_by, back.model, back.general, back.routes) == ("released", "", True, ())
     assert (back.pool, back.tier) == ("chat", "hot"), "its strategy goes on from here"
     own = msgspec.structs.replace(back, model="busy", routes=("model/busy",), decided_by="controller")
     places.put([own])
-    with pytest.raises(ModelInUse, match="The strategy has busy loaded on simulated-0"):
+    with pytest.raises(ModelInUse, match="The strategy has busy loaded on cpu-0"):
         keeping.unload("busy", "chat")
     with pytest.raises(ModelMissing, match="nobody-knows-me"):
         keeping.unload("nobody-knows-me", "chat")
-    assert places.get("simulated-0") is not None
+    assert places.get("cpu-0") is not None
 
 
 def test_a_decision_after_a_release_is_newer_than_all_before(keeping: Keeping) -> None:
@@ -150,12 +152,14 @@ def test_a_decision_after_a_release_is_newer_than_all_before(keeping: Keeping) -
 
 def test_a_stage_that_is_moved_is_a_stage_no_more(keeping: Keeping) -> None:
     """Its segment and its peers go with its role: a worker would look for them."""
-    stage = Place(node="simulated-0", pool="media", model="net", tier="stage", stage=1, peers=("x", "simulated-0"))
+    put(keeping, "other")
+    (keeping.store.folder / "net.tflite").write_bytes(dense_tflite())
+    stage = Place(node="cpu-0", pool="media", model="net", tier="stage", stage=1, peers=("x", "cpu-0"))
     keeping.serving.places.put([msgspec.structs.replace(stage, decided_by="controller")])
-    loaded = keeping.decisions.load("other", "chat", ["simulated-0"])[0]
+    loaded = keeping.decisions.load("other", "chat", ["cpu-0"])[0]
     assert (loaded.tier, loaded.stage, loaded.peers) == ("service", 0, ())
-    keeping.decisions.release("simulated-0")
-    moved = keeping.decisions.move("simulated-0", pool="media", model="net", alone=True)
+    keeping.decisions.release("cpu-0")
+    moved = keeping.decisions.move("cpu-0", pool="media", model="net", alone=True)
     assert (moved.general, moved.routes) == (True, ()), "only chats ask for a model by a route"
 
 
