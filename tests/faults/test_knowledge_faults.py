@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from whole_product import KNOWLEDGE_QUEUES, REAL_KNOWLEDGE_QUEUES, Reef, StartReef, real_encoder, real_reef
 
+from reef.knowledge import heartbeat
 from reef.knowledge.consistency import compare
 from reef.knowledge.vectors import VectorIndex
 from reef.records.database import Database
@@ -118,6 +119,10 @@ def check_records(reef: Reef, upload_id: str, expected: int) -> None:
 
 def check_index(reef: Reef) -> None:
     """What can be seen can be found by its meaning."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not heartbeat.beats(reef.settings.chroma_url):
+        assert time.monotonic() < deadline, "the vector store was not started again"
+        time.sleep(0.05)
     database, vectors = Database(reef.settings.sqlalchemy_url), VectorIndex(reef.settings.chroma_url)
     try:
         found = compare(database, vectors, repair=False)
