@@ -91,7 +91,7 @@ def set_stores(call: Call, document_id: str) -> Document:
 
 
 def retry(call: Call, document_id: str) -> Answer:
-    """Try a failed document again."""
+    """Try a failed document again, where its reason may pass (`retryable`)."""
     return Answer(status=202, body=documents.retry_document(call.services.uploads.flow, document_id))
 
 

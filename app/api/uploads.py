@@ -87,7 +87,7 @@ def cancel(call: Call, upload_id: str) -> UploadView:
 
 
 def retry(call: Call, upload_id: str) -> UploadView:
-    """Try its failed files again."""
+    """Try its failed files again whose reason may pass (`retryable`)."""
     return view(call.services, call.services.uploads.retry(upload_id))
 
 

@@ -102,7 +102,7 @@ class _Budget:
                 "read. Split it.",
             )
         if shutil.disk_usage(self._into).free - size_bytes < limits.free_bytes_min:
-            raise ParseFailed("too_large", "There is no room on the server's disk to unpack the archive.")
+            raise ParseFailed("no_room", "There is no room on the server's disk to unpack the archive.")
         return None
 
     def _judge_size(self) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from reef.knowledge import changes
 from reef.knowledge.flow import Flow
 from reef.knowledge.formats import Kind, extensions_of
-from reef.knowledge.model import UNSETTLED_STATES, PageStart
+from reef.knowledge.model import RETRYABLE_CODES, UNSETTLED_STATES, PageStart
 from reef.knowledge.passages import page_starts_of
 from reef.knowledge.progress import Change
 from reef.knowledge.uploads import UploadClosed, check_stores, retry
@@ -33,6 +33,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
     `sha256` is None where its original is not here: not yet, or no more, since something else took its place.
     `successor` is told of a single replaced document: what is found under its name in its stores now.
+    `retryable`: it failed for a reason that may pass, so that trying it again may help.
     """
 
     id: str
@@ -58,6 +59,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     indexed_at: float | None
     stores: list[str]
     successor: str | None = None
+    retryable: bool = False
 
 
 class DocumentChunk(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +93,9 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     upload_id: str = ""
 
 
-_COLUMNS = [documents.c[name] for name in Document.__struct_fields__ if name not in ("stores", "successor")]
+_COLUMNS = [
+    documents.c[name] for name in Document.__struct_fields__ if name not in ("stores", "successor", "retryable")
+]
 
 
 def list_documents(flow: Flow, wanted: Wanted, limit: int, offset: int) -> tuple[list[Document], int]:
@@ -108,7 +112,7 @@ def list_documents(flow: Flow, wanted: Wanted, limit: int, offset: int) -> tuple
         rows = connection.execute(query).mappings().all()
         total = connection.execute(sa.select(sa.func.count()).select_from(documents).where(condition)).scalar_one()
         stores = _stores(connection, [row["id"] for row in rows])
-    return [Document(**row, stores=stores.get(row["id"], [])) for row in rows], total
+    return [_document(row, stores.get(row["id"], [])) for row in rows], total
 
 
 def count_states(database: Database) -> dict[str, int]:
@@ -211,6 +215,10 @@ def retry_document(flow: Flow, document_id: str) -> Document:
         document = _find(connection, document_id)
         if document.state in UNSETTLED_STATES:
             return document
+        if document.state == "failed" and document.sha256 is not None and not document.retryable:
+            raise UploadClosed(
+                f"Trying the same file again does not help. {document.reason} Upload it again once mended."
+            )
         told = retry(connection, document_id)
         if not told:
             what = "its bytes never came" if document.state == "failed" else f"this document is {document.state}"
@@ -265,7 +273,13 @@ def _find(connection: sa.Connection, document_id: str) -> Document:
     row = connection.execute(query).mappings().first()
     if row is None:
         raise UnknownDocument(document_id)
-    return Document(**row, stores=_stores(connection, [document_id]).get(document_id, []))
+    return _document(row, _stores(connection, [document_id]).get(document_id, []))
+
+
+def _document(row: Any, stores: list[str]) -> Document:
+    has_bytes = row["sha256"] is not None
+    retryable = row["state"] == "failed" and has_bytes and row["reason_code"] in RETRYABLE_CODES
+    return Document(**row, stores=stores, retryable=retryable)
 
 
 def _stores(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[str]]:

@@ -55,7 +55,7 @@ def unpack(originals: Originals, path: Path, name: str, hold: Hold, limits: Arch
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         reason = "There is no room on the server's disk to unpack the archive. Make room, then retry."
-        raise ParseFailed("too_large", reason) from error
+        raise ParseFailed("no_room", reason) from error
     if not found:
         raise ParseFailed("empty", "There is no file in this archive.")
     return found

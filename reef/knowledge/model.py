@@ -18,9 +18,13 @@ UploadState = Literal["open", "running", "paused", "cancelled", "done"]
 """`open`: more files may come."""
 FAILURE_CODES = (
     "empty", "unsupported", "encrypted", "corrupt", "too_large", "too_many_pages", "too_slow", "memory", "no_text",
-    "lost", "embedding", "internal",
+    "no_room", "lost", "embedding", "internal",
 )  # fmt: skip
 """Why a file failed, for programs; the sentence beside it is for people."""
+RETRYABLE_CODES = frozenset({"corrupt", "too_slow", "memory", "no_text", "no_room", "lost", "embedding", "internal"})
+"""Failures that may pass without other bytes: the machine was busy or full, a reader broke down, OCR was not installed
+yet, the original was brought back. The rest lies in the bytes or the name: it would be refused the same way again.
+"""
 MOVING_STATES = ("queued", "parsing", "embedding", "indexing")
 """Something will happen to a document in one of these without anybody asking."""
 UNSETTLED_STATES = ("receiving", *MOVING_STATES)

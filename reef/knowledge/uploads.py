@@ -14,7 +14,7 @@ from reef.knowledge import changes
 from reef.knowledge.archives import is_archive
 from reef.knowledge.changes import leave
 from reef.knowledge.flow import Flow, close_finished
-from reef.knowledge.model import SHARED_STORE, UNSETTLED_STATES
+from reef.knowledge.model import RETRYABLE_CODES, SHARED_STORE, UNSETTLED_STATES
 from reef.knowledge.names import clean_name, distinct_name
 from reef.knowledge.originals import Kept
 from reef.knowledge.parsing.limits import DOCUMENT_BYTES_MAX
@@ -159,14 +159,19 @@ class Uploads:
         return upload
 
     def retry(self, upload_id: str) -> Upload:
-        """Try its failed files again. Raises UnknownUpload and UploadClosed."""
+        """Try its failed files again whose reason may pass. Raises UnknownUpload; UploadClosed where none may."""
         with self.database.write() as connection:
             changes.alone(connection)
             upload = find_upload(connection, upload_id)
             if upload.state == "cancelled":
                 raise UploadClosed("This upload was cancelled; upload its files again.")
             query = sa.select(documents.c.id).where(documents.c.upload_id == upload_id, documents.c.state == "failed")
-            told = [change for one in connection.execute(query).scalars().all() for change in retry(connection, one)]
+            failed = connection.execute(query).scalars().all()
+            told = [change for one in failed for change in retry(connection, one)]
+            if failed and not told:
+                raise UploadClosed(
+                    "Trying its failed files again does not help; each says what does. Upload them anew."
+                )
             upload = find_upload(connection, upload_id)
         self._after(told, upload_id)
         return upload
@@ -308,10 +313,12 @@ def check_stores(connection: sa.Connection, stores: Sequence[str]) -> list[str]:
 
 
 def retry(connection: sa.Connection, document_id: str) -> list[Change]:
-    """Begin anew with a failed document that has its bytes, within the caller's transaction."""
+    """Begin anew with a failed document that has its bytes, if that may help, within the caller's transaction."""
     row = connection.execute(
         sa.select(documents.c.sha256, documents.c.upload_id).where(
-            documents.c.id == document_id, documents.c.state == "failed"
+            documents.c.id == document_id,
+            documents.c.state == "failed",
+            documents.c.reason_code.in_(RETRYABLE_CODES),
         )
     ).first()
     if row is None or row.sha256 is None:

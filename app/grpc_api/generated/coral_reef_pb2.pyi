@@ -1637,6 +1637,7 @@ class Document(_message.Message):
     INDEXED_AT_FIELD_NUMBER: _builtins.int
     STORES_FIELD_NUMBER: _builtins.int
     SUCCESSOR_FIELD_NUMBER: _builtins.int
+    RETRYABLE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     upload_id: _builtins.str
     name: _builtins.str
@@ -1660,6 +1661,8 @@ class Document(_message.Message):
     indexed_at: _builtins.float
     successor: _builtins.str
     """Of a replaced one: what is found under its name now. Told by Get."""
+    retryable: _builtins.bool
+    """It failed for a reason that may pass: trying it again may help."""
     @_builtins.property
     def stores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -1688,10 +1691,11 @@ class Document(_message.Message):
         indexed_at: _builtins.float | None = ...,
         stores: _abc.Iterable[_builtins.str] | None = ...,
         successor: _builtins.str | None = ...,
+        retryable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_duplicate_of", b"_duplicate_of", "_indexed_at", b"_indexed_at", "_reason", b"_reason", "_reason_code", b"_reason_code", "_sha256", b"_sha256", "_successor", b"_successor", "_upload_id", b"_upload_id", "duplicate_of", b"duplicate_of", "indexed_at", b"indexed_at", "reason", b"reason", "reason_code", b"reason_code", "sha256", b"sha256", "successor", b"successor", "upload_id", b"upload_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duplicate_of", b"_duplicate_of", "_indexed_at", b"_indexed_at", "_reason", b"_reason", "_reason_code", b"_reason_code", "_sha256", b"_sha256", "_successor", b"_successor", "_upload_id", b"_upload_id", "characters", b"characters", "chunk_count", b"chunk_count", "created_at", b"created_at", "duplicate_of", b"duplicate_of", "embedded_by", b"embedded_by", "id", b"id", "indexed_at", b"indexed_at", "language", b"language", "mime_type", b"mime_type", "name", b"name", "pages", b"pages", "reason", b"reason", "reason_code", b"reason_code", "received_bytes", b"received_bytes", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "state_at", b"state_at", "stores", b"stores", "successor", b"successor", "title", b"title", "tokens", b"tokens", "upload_id", b"upload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duplicate_of", b"_duplicate_of", "_indexed_at", b"_indexed_at", "_reason", b"_reason", "_reason_code", b"_reason_code", "_sha256", b"_sha256", "_successor", b"_successor", "_upload_id", b"_upload_id", "characters", b"characters", "chunk_count", b"chunk_count", "created_at", b"created_at", "duplicate_of", b"duplicate_of", "embedded_by", b"embedded_by", "id", b"id", "indexed_at", b"indexed_at", "language", b"language", "mime_type", b"mime_type", "name", b"name", "pages", b"pages", "reason", b"reason", "reason_code", b"reason_code", "received_bytes", b"received_bytes", "retryable", b"retryable", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "state_at", b"state_at", "stores", b"stores", "successor", b"successor", "title", b"title", "tokens", b"tokens", "upload_id", b"upload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__duplicate_of: _TypeAlias = _typing.Literal["duplicate_of"]  # noqa: Y015
     _WhichOneofArgType__duplicate_of: _TypeAlias = _typing.Literal["_duplicate_of", b"_duplicate_of"]  # noqa: Y015

@@ -3,7 +3,7 @@
 
 import { arrange, byId, h, icon } from "../dom.js";
 import * as calls from "./calls.js";
-import { bytes, day, moving, number, plural, splitName, stateWords, wayShare, wholeDate } from "./words.js";
+import { bytes, day, mayPass, moving, number, plural, splitName, stateWords, wayShare, wholeDate } from "./words.js";
 
 const BEYOND = 8;
 
@@ -18,6 +18,7 @@ export class DocumentList {
     this.rows = new Map();
     this.current = 0;
     this.frame = null;
+    this.round = null;
     for (const topic of ["documents", "selection", "personas"]) board.on(topic, () => this.drawSoon());
     addEventListener("scroll", () => this.drawSoon(), { passive: true });
     new ResizeObserver(() => this.drawSoon()).observe(document.body);
@@ -45,8 +46,21 @@ export class DocumentList {
     return [first, last];
   }
 
+  /** Rows are higher where a reason is to be read; for as long as the list shows the same, so that it does not jump. */
+  #sizeRows() {
+    const { round } = this.shelf;
+    const told = (round === this.round && this.table.classList.contains("with-reasons")) || this.shelf.anyFailed;
+    this.round = round;
+    if (told === this.table.classList.contains("with-reasons")) return;
+    const before = this.#rowHeight;
+    const above = Math.max(0, -this.body.getBoundingClientRect().top) / before;
+    this.table.classList.toggle("with-reasons", told);
+    if (above) scrollBy({ top: above * (this.#rowHeight - before), behavior: "instant" });
+  }
+
   #draw() {
     const { total } = this.shelf;
+    this.#sizeRows();
     this.body.style.setProperty("--rows", String(total ?? 0));
     this.table.setAttribute("aria-rowcount", String((total ?? 0) + 1));
     this.current = Math.max(0, Math.min(this.current, (total ?? 1) - 1));
@@ -172,7 +186,7 @@ class Row {
     this.reason.textContent = document.state === "failed" ? (document.reason ?? "Why is not known.") : "";
     this.reason.title = this.reason.textContent;
     this.state.textContent = stateWords(document.state);
-    this.again.hidden = document.state !== "failed" || document.sha256 === null;
+    this.again.hidden = !mayPass(document);
     this.bar.hidden = !moving(document.state);
     const share = wayShare(document);
     this.bar.style.setProperty("--done", String(share));

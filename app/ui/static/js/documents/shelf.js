@@ -53,6 +53,10 @@ export class Shelf {
     return this.parts.get(Math.floor(index / PART))?.[index % PART] ?? null;
   }
 
+  get anyFailed() {
+    return [...this.parts.values()].some((documents) => documents.some((document) => document.state === "failed"));
+  }
+
   indexOf(documentId) {
     for (const [part, documents] of this.parts) {
       const at = documents.findIndex((document) => document.id === documentId);

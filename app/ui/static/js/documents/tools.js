@@ -4,7 +4,7 @@ import { byId, h } from "../dom.js";
 import { confirm } from "../views/confirm.js";
 import { chooseStores } from "./stores_dialog.js";
 import { NOBODY, SHARED } from "./board.js";
-import { plural } from "./words.js";
+import { mayPass, plural } from "./words.js";
 
 const SEARCH_AFTER_MS = 250;
 const FAILURES_TOLD_MAX = 3;
@@ -19,7 +19,7 @@ export class Tools {
     this.all = byId("choose-all");
     this.#filters();
     byId("chosen-assign").addEventListener("click", () => this.assign(this.#chosen));
-    byId("chosen-retry").addEventListener("click", () => this.retry(this.#chosen.filter((one) => one.state === "failed")));
+    byId("chosen-retry").addEventListener("click", () => this.retry(this.#chosen.filter(mayPass)));
     byId("chosen-delete").addEventListener("click", () => this.remove(this.#chosen));
     byId("chosen-clear").addEventListener("click", () => {
       shelf.choose([]);
@@ -86,7 +86,7 @@ export class Tools {
     byId("filters").hidden = size > 0 || Boolean(this.working);
     byId("chosen").hidden = !size && !this.working;
     byId("chosen-words").textContent = this.working || `${plural(size, "document")} chosen`;
-    byId("chosen-retry").hidden = !this.#chosen.some((document) => document.state === "failed");
+    byId("chosen-retry").hidden = !this.#chosen.some(mayPass);
     for (const button of byId("chosen").querySelectorAll("button")) button.disabled = Boolean(this.working);
     this.all.checked = size > 0 && size >= total;
     this.all.indeterminate = size > 0 && size < total;

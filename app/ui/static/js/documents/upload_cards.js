@@ -3,7 +3,7 @@
 import { arrange, byId, h, icon } from "../dom.js";
 import { confirm } from "../views/confirm.js";
 import { fromField } from "./gather.js";
-import { endWords, failedOf, isOver } from "./uploads.js";
+import { endWords, failedOf, isOver, mayHelp } from "./uploads.js";
 import { bytes, left, number, plural } from "./words.js";
 
 const SLOTS = 3;
@@ -140,7 +140,7 @@ class CardView {
       finish: state === "waiting",
       pause: state === "sending" || state === "working",
       resume: state === "paused",
-      retry: failedOf(card) > 0 && card.state !== "cancelled" && (card.progress.files.failed > 0 || card.sender?.retriable) && state !== "paused",
+      retry: failedOf(card) > 0 && card.state !== "cancelled" && (mayHelp(card) || card.sender?.retriable) && state !== "paused",
       cancel: !isOver(card),
       dismiss: isOver(card),
     };

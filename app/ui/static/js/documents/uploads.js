@@ -107,7 +107,7 @@ export class Uploads {
 
   async retry(card) {
     card.announced = false;
-    if (card.progress.files.failed) await this.#change(card, "retry");
+    if (mayHelp(card)) await this.#change(card, "retry");
     if (card.sender?.retriable) await card.sender.retry();
   }
 
@@ -176,7 +176,7 @@ export class Uploads {
   async #loadErrors(card) {
     try {
       const { documents } = await calls.documents({ upload_id: card.id, state: "failed" }, ERRORS_SHOWN_MAX);
-      card.errors = documents.map((document) => ({ id: document.id, name: document.name, reason: document.reason ?? "Why is not known." }));
+      card.errors = documents.map((document) => ({ id: document.id, name: document.name, reason: document.reason ?? "Why is not known.", retryable: document.retryable }));
     } catch {
       return; // asked again with the next failure
     }
@@ -195,6 +195,9 @@ export const isOver = (card) => ENDED.has(card.state) && (!card.sender || card.s
 
 /** Files that failed here or there. */
 export const failedOf = (card) => (card.progress.files.failed ?? 0) + (card.sender?.in("failed").length ?? 0);
+
+/** Whether trying again may help any of those that failed there; of very many not every reason is looked at. */
+export const mayHelp = (card) => (card.progress.files.failed ?? 0) > ERRORS_SHOWN_MAX || (card.progress.files.failed > 0 && card.errors.some((one) => one.retryable));
 
 /** How an upload ended: "19 ready, 1 failed". */
 export function endWords(card) {

@@ -10,7 +10,7 @@ import * as calls from "./calls.js";
 import { mark, pageAt, sections } from "./passages.js";
 import { chooseStores } from "./stores_dialog.js";
 import { troubleNotice } from "./trouble.js";
-import { bytes, isArchive, moving, number, pageWords, plural, splitName, stateWords, wayShare, wholeDate } from "./words.js";
+import { bytes, isArchive, mayPass, moving, number, pageWords, plural, splitName, stateWords, wayShare, wholeDate } from "./words.js";
 
 const LOOK_AGAIN_MS = 3_000;
 const documentId = decodeURIComponent(location.pathname.split("/").at(-1));
@@ -85,7 +85,7 @@ class Viewer {
     byId("document-path").textContent = folder || title !== name ? shown.name : "";
     byId("download").href = calls.originalUrl(documentId);
     byId("download").hidden = shown.sha256 === null;
-    byId("retry").hidden = shown.state !== "failed" || shown.sha256 === null;
+    byId("retry").hidden = !mayPass(shown);
     byId("document-tools").hidden = false;
     this.#drawFacts();
     this.#drawWay();

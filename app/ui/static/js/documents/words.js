@@ -31,6 +31,9 @@ export const moving = (state) => state in ON_ITS_WAY;
 export const settled = (state) => state in SETTLED;
 export const stateWords = (state) => ON_ITS_WAY[state]?.[1] ?? SETTLED[state] ?? state;
 
+/** Whether trying a document again may help: its failure is of a kind that may pass. */
+export const mayPass = (document) => document.state === "failed" && document.retryable;
+
 export function wayShare(document) {
   const [share] = ON_ITS_WAY[document.state] ?? [1];
   if (document.state !== "receiving" || !document.size_bytes) return share;
