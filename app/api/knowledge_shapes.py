@@ -33,6 +33,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How far an upload is. `files`: number of files in each state; rates are of the last half minute.
 
     `replaced`: documents of earlier uploads that its files took the place of, since they had the same names.
+    `windows`, `windows_embedded`: of the files that get their vectors now, how many there are and how many have one.
     """
 
     files: dict[str, int]
@@ -45,6 +46,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     files_per_s: float
     bytes_per_s: float
     eta_s: float | None
+    windows: int
+    windows_embedded: int
 
 
 class UploadView(Upload, frozen=True, kw_only=True):

@@ -155,6 +155,7 @@ class UploadProgress(Event, frozen=True, kw_only=True, tag="upload"):
     """How far an upload is. `files`: number of files in each state. Rates are of the last half minute.
 
     `replaced`: documents of earlier uploads that its files took the place of.
+    `windows`, `windows_embedded`: of the files that get their vectors now, how many there are and how many have one.
     With `snapshot` it is read from the records for a client that begins to watch: what came before is in it.
     """
 
@@ -170,6 +171,8 @@ class UploadProgress(Event, frozen=True, kw_only=True, tag="upload"):
     files_per_s: float = 0.0
     bytes_per_s: float = 0.0
     eta_s: float | None = None
+    windows: int = 0
+    windows_embedded: int = 0
     snapshot: bool = False
 
 

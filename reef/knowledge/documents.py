@@ -14,7 +14,7 @@ from reef.knowledge.flow import Flow
 from reef.knowledge.formats import Kind, extensions_of
 from reef.knowledge.model import RETRYABLE_CODES, UNSETTLED_STATES, PageStart
 from reef.knowledge.passages import page_starts_of
-from reef.knowledge.progress import Change
+from reef.knowledge.progress import Change, windows_of
 from reef.knowledge.uploads import UploadClosed, check_stores, retry
 from reef.records.database import Database
 from reef.records.tables import chunks, document_stores, documents
@@ -34,6 +34,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     `sha256` is None where its original is not here: not yet, or no more, since something else took its place.
     `successor` is told of a single replaced document: what is found under its name in its stores now.
     `retryable`: it failed for a reason that may pass, so that trying it again may help.
+    `embedded_share`, 0 to 1: how many of its vectors are made, while it is `embedding`.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     stores: list[str]
     successor: str | None = None
     retryable: bool = False
+    embedded_share: float = 0.0
 
 
 class DocumentChunk(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,9 +95,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     upload_id: str = ""
 
 
-_COLUMNS = [
-    documents.c[name] for name in Document.__struct_fields__ if name not in ("stores", "successor", "retryable")
-]
+_MADE = ("stores", "successor", "retryable", "embedded_share")
+_COLUMNS = [documents.c[name] for name in Document.__struct_fields__ if name not in _MADE]
 
 
 def list_documents(flow: Flow, wanted: Wanted, limit: int, offset: int) -> tuple[list[Document], int]:
@@ -111,8 +112,8 @@ def list_documents(flow: Flow, wanted: Wanted, limit: int, offset: int) -> tuple
     with flow.database.read() as connection:
         rows = connection.execute(query).mappings().all()
         total = connection.execute(sa.select(sa.func.count()).select_from(documents).where(condition)).scalar_one()
-        stores = _stores(connection, [row["id"] for row in rows])
-    return [_document(row, stores.get(row["id"], [])) for row in rows], total
+        found = _documents(connection, rows)
+    return found, total
 
 
 def count_states(database: Database) -> dict[str, int]:
@@ -273,13 +274,21 @@ def _find(connection: sa.Connection, document_id: str) -> Document:
     row = connection.execute(query).mappings().first()
     if row is None:
         raise UnknownDocument(document_id)
-    return _document(row, _stores(connection, [document_id]).get(document_id, []))
+    return _documents(connection, [row])[0]
 
 
-def _document(row: Any, stores: list[str]) -> Document:
+def _documents(connection: sa.Connection, rows: Sequence[Any]) -> list[Document]:
+    stores = _stores(connection, [row["id"] for row in rows])
+    embedding = [row["id"] for row in rows if row["state"] == "embedding"]
+    made = windows_of(connection, documents.c.id.in_(embedding)) if embedding else {}
+    shares = {document_id: round(done / total, 3) for document_id, (total, done) in made.items()}
+    return [_document(row, stores.get(row["id"], []), shares.get(row["id"], 0.0)) for row in rows]
+
+
+def _document(row: Any, stores: list[str], embedded_share: float) -> Document:
     has_bytes = row["sha256"] is not None
     retryable = row["state"] == "failed" and has_bytes and row["reason_code"] in RETRYABLE_CODES
-    return Document(**row, stores=stores, retryable=retryable)
+    return Document(**row, stores=stores, retryable=retryable, embedded_share=embedded_share)
 
 
 def _stores(connection: sa.Connection, ids: Sequence[str]) -> dict[str, list[str]]:

@@ -21,7 +21,7 @@ from reef import keys, streams
 from reef.contracts.events import DocumentChanged, UploadEvent, UploadProgress
 from reef.knowledge.model import UNSETTLED_STATES
 from reef.records.database import Database
-from reef.records.tables import documents, uploads
+from reef.records.tables import chunks, documents, uploads, windows
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,43 @@ class Change(msgspec.Struct, frozen=True):
         return DocumentChanged(**msgspec.structs.asdict(self))
 
 
+class Embedded(msgspec.Struct, frozen=True):
+    """How far the files of an upload are that get their vectors now. A large one is in this state for minutes."""
+
+    windows: int = 0
+    done: int = 0
+    done_bytes: float = 0.0
+    """Their share of the files' bytes."""
+    since: float = 0.0
+    """When work on those began that have a vector."""
+
+
+def windows_of(connection: sa.Connection, which: sa.ColumnElement[bool]) -> dict[str, tuple[int, int]]:
+    """Windows, and those with a vector, of the documents among these that get their vectors now."""
+    query = (
+        sa.select(documents.c.id, sa.func.count(), sa.func.count(windows.c.vector))
+        .join_from(documents, chunks, chunks.c.document_id == documents.c.id)
+        .join(windows, windows.c.chunk_id == chunks.c.id)
+        .where(which, documents.c.state == "embedding")
+        .group_by(documents.c.id)
+    )
+    return {document_id: (total, done) for document_id, total, done in connection.execute(query)}
+
+
+def _embedded(connection: sa.Connection, upload_id: str, now: float) -> Embedded:
+    found = windows_of(connection, documents.c.upload_id == upload_id)
+    begun = {document_id: done / total for document_id, (total, done) in found.items() if done}
+    columns = (documents.c.id, documents.c.size_bytes, documents.c.state_at)
+    which = sa.and_(documents.c.upload_id == upload_id, documents.c.state == "embedding")
+    rows = [row for row in connection.execute(sa.select(*columns).where(which)) if row.id in begun]
+    return Embedded(
+        windows=sum(total for total, _ in found.values()),
+        done=sum(done for _, done in found.values()),
+        done_bytes=sum(row.size_bytes * begun[row.id] for row in rows),
+        since=min((row.state_at for row in rows), default=now),
+    )
+
+
 def measure(connection: sa.Connection, upload_id: str, now: float) -> UploadProgress | None:
     """An upload's counts, or None where there is no such upload."""
     about = connection.execute(sa.select(uploads.c.state, uploads.c.replaced).where(uploads.c.id == upload_id)).first()
@@ -79,7 +116,14 @@ def measure(connection: sa.Connection, upload_id: str, now: float) -> UploadProg
     span_s = max(now - since, 1.0)
     files_per_s = sum(row["recent"] for row in rows) / span_s
     left = sum(row["files"] for row in rows if row["state"] in UNSETTLED_STATES)
-    moving = left > 0 and files_per_s > 0 and upload in ("open", "running")
+    running = left > 0 and upload in ("open", "running")
+    embedded = _embedded(connection, upload_id, now) if running else Embedded()
+    bytes_per_s = float(sum(row["recent_bytes"] for row in rows)) / span_s
+    eta_s = left / files_per_s if running and files_per_s > 0 else None
+    if eta_s is None and embedded.done:  # no file has ended lately: those on their way say how fast it goes
+        bytes_per_s = embedded.done_bytes / max(now - embedded.since, 1.0)
+        left_bytes = sum(float(row["size"]) for row in rows if row["state"] in UNSETTLED_STATES) - embedded.done_bytes
+        eta_s = left_bytes / bytes_per_s if bytes_per_s > 0 else None
     return UploadProgress(
         upload_id=upload_id,
         state=upload,
@@ -91,8 +135,10 @@ def measure(connection: sa.Connection, upload_id: str, now: float) -> UploadProg
         chunks=int(sum(row["chunks"] for row in rows)),
         replaced=about.replaced,
         files_per_s=round(files_per_s, 2),
-        bytes_per_s=round(float(sum(row["recent_bytes"] for row in rows)) / span_s, 1),
-        eta_s=round(left / files_per_s, 1) if moving else None,
+        bytes_per_s=round(bytes_per_s, 1),
+        eta_s=None if eta_s is None else round(eta_s, 1),
+        windows=embedded.windows,
+        windows_embedded=embedded.done,
     )
 
 

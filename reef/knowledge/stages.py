@@ -205,8 +205,10 @@ def _embed_all(batch: Batch) -> None:
                 batch.give_back()
             made += [(window.id, row.astype("<f4").tobytes()) for window, row in zip(some, vectors, strict=True)]
         _settle_vectors(batch, made)
-        paused = left - {row["id"] for row in batch.rows()}
-        left -= paused
+        rows = batch.rows()
+        # no file may have changed its state for minutes: that its vectors grow in number is told all the same
+        batch.flow.progress.touch({row["upload_id"] for row in rows if row["upload_id"] is not None})
+        left &= {row["id"] for row in rows}
     batch.settle(lambda connection, now: _finish_embedded(connection, batch, now))
 
 

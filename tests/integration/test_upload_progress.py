@@ -10,12 +10,16 @@ from typing import Protocol
 
 import pytest
 import redis
+import sqlalchemy as sa
 from workshop import Workshop
 
 from reef import keys, streams
 from reef.contracts.events import DocumentChanged, UploadEvent, UploadProgress
-from reef.knowledge.progress import Change, Progress
+from reef.contracts.jobs import EmbedJob, IndexJob, ParseJob
+from reef.knowledge import stages
+from reef.knowledge.progress import Change, Progress, measure
 from reef.records.database import Database, migrate
+from reef.records.tables import windows
 
 
 class Broker(Protocol):
@@ -104,12 +108,8 @@ def test_a_broker_that_was_away_hears_it_later(own_redis: Broker, shop: Workshop
 def test_a_rate_and_an_end_are_estimated(shop: Workshop) -> None:
     """Files and bytes per second of the last half minute, and from them the time that is left."""
     upload_id = shop.add({f"{n}.txt": f"words {n}" for n in range(40)})
-    from reef.contracts.jobs import EmbedJob, IndexJob, ParseJob
-
     for kind in (ParseJob, EmbedJob, IndexJob):
         shop.run(shop.waiting(kind)[0])
-    from reef.knowledge.progress import measure
-
     with shop.database.read() as connection:
         counts = measure(connection, upload_id, time.time() + 1.0)
     assert counts is not None
@@ -118,3 +118,37 @@ def test_a_rate_and_an_end_are_estimated(shop: Workshop) -> None:
     assert counts.bytes_per_s > 0
     assert counts.eta_s is not None
     assert counts.eta_s == pytest.approx((40 - counts.files["indexed"]) / counts.files_per_s, rel=0.1)
+
+
+def test_one_large_file_is_seen_to_move(shop: Workshop) -> None:
+    """Its vectors are counted while it gets them, and give its share, the rate and the time that is left."""
+    upload_id = shop.add({"large.txt": "\f".join(f"words of page {n}" for n in range(40))})
+    shop.run(shop.waiting(ParseJob)[0])
+    with shop.database.write() as connection:
+        ids = connection.execute(sa.select(windows.c.id).order_by(windows.c.id)).scalars().all()
+        assert len(ids) >= 2
+        half = ids[: len(ids) // 2]
+        connection.execute(windows.update().where(windows.c.id.in_(half)).values(vector=b"made"))
+    (document,) = shop.documents()
+    share = len(half) / len(ids)
+    with shop.database.read() as connection:
+        counts = measure(connection, upload_id, document.state_at + 10.0)
+    assert counts is not None
+    assert document.embedded_share == pytest.approx(share, abs=0.001)
+    assert (counts.windows, counts.windows_embedded, counts.files) == (len(ids), len(half), {"embedding": 1})
+    assert counts.bytes_per_s == pytest.approx(document.size_bytes * share / 10.0, abs=0.1)
+    assert counts.eta_s == pytest.approx(10.0 * (1 - share) / share, abs=0.1)
+
+
+def test_the_work_tells_that_vectors_grow_in_number(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every part that is stored, though the file stays where it is."""
+    monkeypatch.setattr(stages, "EMBED_STORED_TOGETHER", 1)
+    upload_id = shop.add({"large.txt": "\f".join(f"words of page {n} " * 200 for n in range(3))})
+    shop.run(shop.waiting(ParseJob)[0])
+    touched: list[str] = []
+    monkeypatch.setattr(shop.progress, "touch", touched.extend)
+    shop.run(shop.waiting(EmbedJob)[0])
+    with shop.database.read() as connection:
+        parts = connection.execute(sa.select(sa.func.count()).select_from(windows)).scalar_one()
+    assert parts > 2
+    assert touched.count(upload_id) >= parts - 1  # the last one ends the file

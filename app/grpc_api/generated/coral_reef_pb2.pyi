@@ -1391,6 +1391,8 @@ class UploadProgress(_message.Message):
     ETA_S_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     REPLACED_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    WINDOWS_EMBEDDED_FIELD_NUMBER: _builtins.int
     upload_id: _builtins.str
     state: _builtins.str
     files_total: _builtins.int
@@ -1403,6 +1405,9 @@ class UploadProgress(_message.Message):
     eta_s: _builtins.float
     snapshot: _builtins.bool
     replaced: _builtins.int
+    windows: _builtins.int
+    """Of the files that get their vectors now: how many vectors there will be, and how many there are."""
+    windows_embedded: _builtins.int
     @_builtins.property
     def files(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     def __init__(
@@ -1421,10 +1426,12 @@ class UploadProgress(_message.Message):
         eta_s: _builtins.float | None = ...,
         snapshot: _builtins.bool = ...,
         replaced: _builtins.int = ...,
+        windows: _builtins.int = ...,
+        windows_embedded: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_eta_s", b"_eta_s", "eta_s", b"eta_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_s", b"_eta_s", "bytes_done", b"bytes_done", "bytes_per_s", b"bytes_per_s", "bytes_received", b"bytes_received", "bytes_total", b"bytes_total", "chunks", b"chunks", "eta_s", b"eta_s", "files", b"files", "files_per_s", b"files_per_s", "files_total", b"files_total", "replaced", b"replaced", "snapshot", b"snapshot", "state", b"state", "upload_id", b"upload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_s", b"_eta_s", "bytes_done", b"bytes_done", "bytes_per_s", b"bytes_per_s", "bytes_received", b"bytes_received", "bytes_total", b"bytes_total", "chunks", b"chunks", "eta_s", b"eta_s", "files", b"files", "files_per_s", b"files_per_s", "files_total", b"files_total", "replaced", b"replaced", "snapshot", b"snapshot", "state", b"state", "upload_id", b"upload_id", "windows", b"windows", "windows_embedded", b"windows_embedded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__eta_s: _TypeAlias = _typing.Literal["eta_s"]  # noqa: Y015
     _WhichOneofArgType__eta_s: _TypeAlias = _typing.Literal["_eta_s", b"_eta_s"]  # noqa: Y015
@@ -1638,6 +1645,7 @@ class Document(_message.Message):
     STORES_FIELD_NUMBER: _builtins.int
     SUCCESSOR_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
+    EMBEDDED_SHARE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     upload_id: _builtins.str
     name: _builtins.str
@@ -1663,6 +1671,8 @@ class Document(_message.Message):
     """Of a replaced one: what is found under its name now. Told by Get."""
     retryable: _builtins.bool
     """It failed for a reason that may pass: trying it again may help."""
+    embedded_share: _builtins.float
+    """While it gets its vectors: the share that is done, 0 to 1."""
     @_builtins.property
     def stores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -1692,10 +1702,11 @@ class Document(_message.Message):
         stores: _abc.Iterable[_builtins.str] | None = ...,
         successor: _builtins.str | None = ...,
         retryable: _builtins.bool = ...,
+        embedded_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_duplicate_of", b"_duplicate_of", "_indexed_at", b"_indexed_at", "_reason", b"_reason", "_reason_code", b"_reason_code", "_sha256", b"_sha256", "_successor", b"_successor", "_upload_id", b"_upload_id", "duplicate_of", b"duplicate_of", "indexed_at", b"indexed_at", "reason", b"reason", "reason_code", b"reason_code", "sha256", b"sha256", "successor", b"successor", "upload_id", b"upload_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duplicate_of", b"_duplicate_of", "_indexed_at", b"_indexed_at", "_reason", b"_reason", "_reason_code", b"_reason_code", "_sha256", b"_sha256", "_successor", b"_successor", "_upload_id", b"_upload_id", "characters", b"characters", "chunk_count", b"chunk_count", "created_at", b"created_at", "duplicate_of", b"duplicate_of", "embedded_by", b"embedded_by", "id", b"id", "indexed_at", b"indexed_at", "language", b"language", "mime_type", b"mime_type", "name", b"name", "pages", b"pages", "reason", b"reason", "reason_code", b"reason_code", "received_bytes", b"received_bytes", "retryable", b"retryable", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "state_at", b"state_at", "stores", b"stores", "successor", b"successor", "title", b"title", "tokens", b"tokens", "upload_id", b"upload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duplicate_of", b"_duplicate_of", "_indexed_at", b"_indexed_at", "_reason", b"_reason", "_reason_code", b"_reason_code", "_sha256", b"_sha256", "_successor", b"_successor", "_upload_id", b"_upload_id", "characters", b"characters", "chunk_count", b"chunk_count", "created_at", b"created_at", "duplicate_of", b"duplicate_of", "embedded_by", b"embedded_by", "embedded_share", b"embedded_share", "id", b"id", "indexed_at", b"indexed_at", "language", b"language", "mime_type", b"mime_type", "name", b"name", "pages", b"pages", "reason", b"reason", "reason_code", b"reason_code", "received_bytes", b"received_bytes", "retryable", b"retryable", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "state_at", b"state_at", "stores", b"stores", "successor", b"successor", "title", b"title", "tokens", b"tokens", "upload_id", b"upload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__duplicate_of: _TypeAlias = _typing.Literal["duplicate_of"]  # noqa: Y015
     _WhichOneofArgType__duplicate_of: _TypeAlias = _typing.Literal["_duplicate_of", b"_duplicate_of"]  # noqa: Y015

@@ -124,9 +124,10 @@ class CardView {
   }
 
   #drawBar(tally) {
-    const percent = tally.files ? Math.floor((100 * tally.doneFiles) / tally.files) : 0;
+    const done = tally.files ? (tally.doneFiles + tally.embeddedFiles) / tally.files : 0;
+    const percent = Math.floor(100 * done);
     this.bar.style.setProperty("--received", String(tally.bytes ? tally.receivedBytes / tally.bytes : 0));
-    this.bar.style.setProperty("--done", String(tally.files ? tally.doneFiles / tally.files : 0));
+    this.bar.style.setProperty("--done", String(done));
     this.bar.setAttribute("aria-valuenow", String(percent));
     this.bar.setAttribute("aria-valuetext", this.words.textContent);
   }
@@ -209,9 +210,13 @@ function tallyOf({ progress, sender }) {
     bytes: Math.max(here.bytes, progress.bytes_total),
     receivedBytes: Math.max(here.sentBytes, progress.bytes_received),
     doneFiles: settledThere + here.failed,
+    embeddedFiles: (files.embedding ?? 0) * embeddedShare(progress),
     arrived: progress.files_total - (files.receiving ?? 0),
   };
 }
+
+/** Of the files that get their vectors now: a large one is at it for minutes. */
+const embeddedShare = ({ windows, windows_embedded: made }) => (windows ? made / windows : 0);
 
 function mainWords(card, tally) {
   const state = stateOf(card);
@@ -227,7 +232,9 @@ function mainWords(card, tally) {
 function figureWords(card, tally) {
   const { progress } = card;
   const parts = [`${bytes(tally.receivedBytes)} of ${bytes(tally.bytes)}`, plural(progress.chunks, "passage")];
-  if (!isOver(card) && progress.files_per_s > 0) parts.push(`${progress.files_per_s.toFixed(1)} files/s`, `${bytes(progress.bytes_per_s)}/s`);
+  if (!isOver(card) && progress.windows_embedded) parts.push(`${number(progress.windows_embedded)} of ${plural(progress.windows, "vector")}`);
+  if (!isOver(card) && progress.files_per_s > 0) parts.push(`${progress.files_per_s.toFixed(1)} files/s`);
+  if (!isOver(card) && progress.bytes_per_s > 0) parts.push(`${bytes(progress.bytes_per_s)}/s`);
   if (!isOver(card) && progress.eta_s) parts.push(left(progress.eta_s));
   return parts.join(" · ");
 }

@@ -162,7 +162,7 @@ export class Uploads {
 
   #update(card, { state }, progress) {
     const failedBefore = card.progress.files.failed ?? 0;
-    if (state !== card.state || progress.files_total !== card.progress.files_total) this.board.emit("documents-stale");
+    if (state !== card.state || progress.files_total !== card.progress.files_total || progress.windows_embedded !== card.progress.windows_embedded) this.board.emit("documents-stale");
     Object.assign(card, { state, progress });
     if ((progress.files.failed ?? 0) !== failedBefore) card.loadErrors();
     if (ENDED.has(state)) {

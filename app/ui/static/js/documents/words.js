@@ -36,6 +36,7 @@ export const mayPass = (document) => document.state === "failed" && document.ret
 
 export function wayShare(document) {
   const [share] = ON_ITS_WAY[document.state] ?? [1];
+  if (document.state === "embedding") return share + 0.25 * (document.embedded_share ?? 0);
   if (document.state !== "receiving" || !document.size_bytes) return share;
   return share + 0.15 * (document.received_bytes / document.size_bytes);
 }
