@@ -321,6 +321,11 @@ def test_what_others_upload_is_seen_and_the_line_mends(shelf: DocumentsPage, con
     page.context.set_offline(False)
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     expect(shelf.row("meanwhile.txt")).to_contain_text("Ready")
+    shelf.row("meanwhile.txt").get_by_role("link").focus()
+    documents = {one["name"]: one["id"] for one in shelf.get("/api/v1/documents")["documents"]}
+    page.request.delete(f"{shelf.url}/api/v1/documents/{documents['meanwhile.txt']}")
+    expect(shelf.row("meanwhile.txt")).to_have_count(0, timeout=15_000)
+    expect(shelf.row("script.txt").get_by_role("link")).to_be_focused()
 
 
 def test_the_page_works_by_keyboard_alone(shelf: DocumentsPage) -> None:

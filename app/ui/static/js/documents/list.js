@@ -19,6 +19,8 @@ export class DocumentList {
     this.current = 0;
     this.frame = null;
     this.round = null;
+    this.going = false;
+    board.on("documents", () => this.#follow());
     for (const topic of ["documents", "selection", "personas"]) board.on(topic, () => this.drawSoon());
     addEventListener("scroll", () => this.drawSoon(), { passive: true });
     new ResizeObserver(() => this.drawSoon()).observe(document.body);
@@ -58,8 +60,19 @@ export class DocumentList {
     if (above) scrollBy({ top: above * (this.#rowHeight - before), behavior: "instant" });
   }
 
+  get #focusedRow() {
+    return this.body.contains(document.activeElement) ? document.activeElement.closest("[role=row]") : null;
+  }
+
+  /** Rows above came or went: the keyboard stays with its document. */
+  #follow() {
+    const index = this.going ? -1 : this.shelf.indexOf(this.#focusedRow?.dataset.documentId);
+    if (index >= 0) this.current = index;
+  }
+
   #draw() {
     const { total } = this.shelf;
+    const focused = this.#focusedRow;
     this.#sizeRows();
     this.body.style.setProperty("--rows", String(total ?? 0));
     this.table.setAttribute("aria-rowcount", String((total ?? 0) + 1));
@@ -75,6 +88,8 @@ export class DocumentList {
     }
     this.rows = shown;
     arrange(this.body, [...shown.values()].map((row) => row.element));
+    // its document is gone, others deleted it too: the keyboard goes to what took its place
+    if (focused && !focused.isConnected && this.shelf.indexOf(focused.dataset.documentId) < 0) this.focus();
     if (last >= first) this.shelf.show(first, last);
   }
 
@@ -111,9 +126,14 @@ export class DocumentList {
     const headroom = height;
     if (top < headroom) scrollBy({ top: top - headroom, behavior: "instant" });
     else if (top + height > innerHeight) scrollBy({ top: top + height - innerHeight + 8, behavior: "instant" });
-    await this.shelf.show(...this.#inView());
-    this.#draw();
-    this.focus();
+    this.going = true;
+    try {
+      await this.shelf.show(...this.#inView());
+      this.#draw();
+      this.focus();
+    } finally {
+      this.going = false;
+    }
   }
 
   /** Give the keyboard to the current row. */

@@ -56,6 +56,8 @@ export class Uploads {
       if (card) this.#update(card, upload, upload.progress);
       else if (!ENDED.has(upload.state) && !this.dismissed.has(upload.id)) this.#add(upload);
     }
+    // what others delete or give to someone else is told by no upload that is followed
+    this.board.emit("documents-stale");
   }
 
   /** Send these files as new uploads; more than one where the limits ask for it. */
