@@ -36,7 +36,7 @@ class QueryResult(msgspec.Struct, frozen=True):
 
 
 def list_all(call: Call) -> DocumentList:
-    """List documents, newest first."""
+    """List documents, newest first or as `sort` says."""
     query: DocumentQuery = call.query
     wanted = Wanted(
         text=query.query,
@@ -44,6 +44,7 @@ def list_all(call: Call) -> DocumentList:
         kind=query.kind,
         store=query.store or query.persona_id,
         upload_id=query.upload_id,
+        sort=query.sort,
     )
     found, total = documents.list_documents(call.services.uploads.flow, wanted, query.limit, query.offset)
     return DocumentList(documents=found, total=total)

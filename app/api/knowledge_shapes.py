@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from reef.contracts.frames import NOT_BLANK, Identifier
 from reef.contracts.jobs import QueryFilters
-from reef.knowledge.documents import LISTED_MAX, Document, DocumentChunk
+from reef.knowledge.documents import LISTED_MAX, Document, DocumentChunk, Sort
 from reef.knowledge.formats import Kind
 from reef.knowledge.model import Passage
 from reef.knowledge.uploads import STORES_MAX, UPLOADS_LISTED_MAX, Upload
@@ -104,7 +104,8 @@ class DocumentQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which documents to list. `query` is looked for in names and titles; `kind` is told by a name's extension.
 
     State `working` is every state on the way, `current` every one but `replaced`. Store `-`: those that are for nobody,
-    since the persona that read them was deleted.
+    since the persona that read them was deleted. `sort` with `-` is from the last to the first; without one the newest
+    come first, and of equals the one with the lower id.
     """
 
     query: Annotated[str, Meta(max_length=200)] = ""
@@ -126,12 +127,13 @@ class DocumentQuery(msgspec.Struct, frozen=True, kw_only=True):
     store: Annotated[str, Meta(max_length=64)] = ""
     persona_id: Annotated[str, Meta(max_length=64)] = ""
     upload_id: Annotated[str, Meta(max_length=64)] = ""
+    sort: Sort = ""
     limit: Annotated[int, Meta(ge=1, le=LISTED_MAX)] = 100
     offset: Offset = 0
 
 
 class DocumentList(msgspec.Struct, frozen=True, kw_only=True):
-    """Documents, newest first, and how many there are in all."""
+    """Documents in the wanted order, and how many there are in all."""
 
     documents: list[Document]
     total: int

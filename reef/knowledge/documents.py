@@ -20,6 +20,10 @@ from reef.records.database import Database
 from reef.records.tables import chunks, document_stores, documents
 
 LISTED_MAX = 500
+Sort = Literal[
+    "", "name", "-name", "state", "-state", "size", "-size", "created", "-created", "indexed", "-indexed"
+]  # fmt: skip
+"""The order of a list; with `-` from the last to the first. Without one it is newest first."""
 NOBODY = "-"
 """In place of a store: documents in none, since their persona was deleted. No persona's id."""
 
@@ -93,27 +97,36 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind | Literal[""] = ""
     store: str = ""
     upload_id: str = ""
+    sort: Sort = ""
 
 
+_SORTED_BY: dict[str, sa.ColumnElement[Any]] = {
+    "name": sa.func.lower(documents.c.name),
+    "state": documents.c.state,
+    "size": documents.c.size_bytes,
+    "created": documents.c.created_at,
+    "indexed": documents.c.indexed_at,
+}
 _MADE = ("stores", "successor", "retryable", "embedded_share")
 _COLUMNS = [documents.c[name] for name in Document.__struct_fields__ if name not in _MADE]
 
 
 def list_documents(flow: Flow, wanted: Wanted, limit: int, offset: int) -> tuple[list[Document], int]:
-    """Documents, newest first, and how many there are in all."""
+    """Documents in the wanted order, and how many there are in all."""
     condition = _condition(wanted)
-    query = (
-        sa.select(*_COLUMNS)
-        .where(condition)
-        .order_by(documents.c.created_at.desc(), documents.c.id)
-        .limit(limit)
-        .offset(offset)
-    )
+    query = sa.select(*_COLUMNS).where(condition).order_by(*_order(wanted.sort)).limit(limit).offset(offset)
     with flow.database.read() as connection:
         rows = connection.execute(query).mappings().all()
         total = connection.execute(sa.select(sa.func.count()).select_from(documents).where(condition)).scalar_one()
         found = _documents(connection, rows)
     return found, total
+
+
+def _order(sort: Sort) -> tuple[sa.ColumnElement[Any], ...]:
+    """Ties go by id, so that the parts of a list fit together; what was never indexed comes last either way."""
+    wanted = sort or "-created"
+    by = _SORTED_BY[wanted.removeprefix("-")]
+    return (by.desc() if wanted.startswith("-") else by.asc()).nulls_last(), documents.c.id
 
 
 def count_states(database: Database) -> dict[str, int]:

@@ -1508,6 +1508,7 @@ class ListDocumentsRequest(_message.Message):
     UPLOAD_ID_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    SORT_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """Looked for in names and titles."""
     state: _builtins.str
@@ -1519,6 +1520,8 @@ class ListDocumentsRequest(_message.Message):
     limit: _builtins.int
     """1 to 500. Default 100."""
     offset: _builtins.int
+    sort: _builtins.str
+    """name, state, size, created or indexed; with `-` before it from the last to the first. Newest first without one."""
     def __init__(
         self,
         *,
@@ -1530,10 +1533,11 @@ class ListDocumentsRequest(_message.Message):
         upload_id: _builtins.str = ...,
         limit: _builtins.int | None = ...,
         offset: _builtins.int = ...,
+        sort: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "kind", b"kind", "limit", b"limit", "offset", b"offset", "persona_id", b"persona_id", "query", b"query", "state", b"state", "store", b"store", "upload_id", b"upload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "kind", b"kind", "limit", b"limit", "offset", b"offset", "persona_id", b"persona_id", "query", b"query", "sort", b"sort", "state", b"state", "store", b"store", "upload_id", b"upload_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015

@@ -6,6 +6,8 @@ import { chooseStores } from "./stores_dialog.js";
 import { NOBODY, SHARED } from "./board.js";
 import { mayPass, plural } from "./words.js";
 
+const SORT_KEPT = "documents-sort";
+const NEWEST_FIRST = "-created";
 const SEARCH_AFTER_MS = 250;
 const FAILURES_TOLD_MAX = 3;
 const FIELDS = { query: "filter-query", state: "filter-state", store: "filter-store", kind: "filter-kind" };
@@ -18,6 +20,7 @@ export class Tools {
     this.fields = Object.fromEntries(Object.entries(FIELDS).map(([name, id]) => [name, byId(id)]));
     this.all = byId("choose-all");
     this.#filters();
+    this.#sorting();
     byId("chosen-assign").addEventListener("click", () => this.assign(this.#chosen));
     byId("chosen-retry").addEventListener("click", () => this.retry(this.#chosen.filter(mayPass)));
     byId("chosen-delete").addEventListener("click", () => this.remove(this.#chosen));
@@ -71,6 +74,31 @@ export class Tools {
     const options = [["", "Any persona"], [SHARED, "Shared with all"], ...this.board.personas.map((persona) => [persona.id, persona.name]), [NOBODY, "Nobody"]];
     store.replaceChildren(...options.map(([value, words]) => h("option", { value }, words)));
     store.value = this.shelf.wanted.store;
+  }
+
+  // ---- sorting ----
+
+  /** The heads of columns: once sorts by it, again turns it round. Kept as long as the visit. */
+  #sorting() {
+    const heads = [...document.querySelectorAll(".document-heads [data-sort]")];
+    const draw = () => {
+      const { sort } = this.shelf.wanted;
+      for (const head of heads) {
+        const order = { [head.dataset.sort]: "ascending", [`-${head.dataset.sort}`]: "descending" }[sort] ?? "none";
+        head.closest("[role=columnheader]").setAttribute("aria-sort", order);
+      }
+    };
+    this.shelf.wanted.sort = sessionStorage.getItem(SORT_KEPT) ?? NEWEST_FIRST;
+    for (const head of heads) {
+      head.addEventListener("click", () => {
+        const by = head.dataset.sort;
+        const sort = this.shelf.wanted.sort === by ? `-${by}` : by;
+        sessionStorage.setItem(SORT_KEPT, sort);
+        this.#narrow({ sort });
+        draw();
+      });
+    }
+    draw();
   }
 
   // ---- what is chosen ----
