@@ -238,7 +238,7 @@ def test_models_without_a_file(reef: Reef, http: httpx.Client) -> None:
     assert unloaded.json()["nodes"] == ["chat-simulated"]
     unknown = http.post(f"{MODELS}/unload", json={"model": "nobody-knows-me"})
     assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_model")
-    assert view(http, "simulated")["pools"] == ["chat"]
+    assert becomes(http, "simulated", "READY")["pools"] == ["chat"]
     assert view(http, "smollm2-135m-instruct")["pools"] == ["chat"]
     refused = http.post(f"{MODELS}/unload", json={"model": "simulated"})
     assert (refused.status_code, refused.json()["code"]) == (409, "in_use")
