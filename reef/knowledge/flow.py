@@ -232,8 +232,15 @@ STORES_TO_PURGE = sa.select(former_personas.c.id).where(former_personas.c.in_ind
 _ANYTHING_TO_INDEX = sa.union_all(
     sa.select(documents.c.id).where(sa.or_(sa.and_(documents.c.state == "indexing", _GOES), TO_PURGE)), STORES_TO_PURGE
 ).limit(1)
+_FINISHED = sa.and_(
+    uploads.c.state == "running",
+    ~sa.exists().where(documents.c.upload_id == uploads.c.id, documents.c.state.in_(("receiving", *MOVING_STATES))),
+)
+"""Uploads whose files have all come to their end. A worker may die between its last file and saying so."""
 _ANYTHING_TO_DO = sa.union_all(
-    sa.select(documents.c.id).where(sa.or_(documents.c.state.in_(MOVING_STATES), TO_PURGE)), STORES_TO_PURGE
+    sa.select(documents.c.id).where(sa.or_(documents.c.state.in_(MOVING_STATES), TO_PURGE)),
+    STORES_TO_PURGE,
+    sa.select(uploads.c.id).where(_FINISHED),
 ).limit(1)
 
 
@@ -244,14 +251,8 @@ def to_index(mine: str) -> sa.ColumnElement[bool]:
 
 def close_finished(connection: sa.Connection, now: float) -> list[str]:
     """Uploads whose files have all come to their end are done; gives their ids."""
-    unsettled = sa.exists().where(
-        documents.c.upload_id == uploads.c.id, documents.c.state.in_(("receiving", *MOVING_STATES))
-    )
     done = connection.execute(
-        uploads.update()
-        .where(uploads.c.state == "running", ~unsettled)
-        .values(state="done", finished_at=now, updated_at=now)
-        .returning(uploads.c.id)
+        uploads.update().where(_FINISHED).values(state="done", finished_at=now, updated_at=now).returning(uploads.c.id)
     )
     return list(done.scalars())
 

@@ -17,7 +17,7 @@ from reef.knowledge import flow, stages
 from reef.knowledge.uploads import UploadClosed, UploadFull
 from reef.ledger.sweep import sweep
 from reef.ports import Cancelled, EngineError, ParseFailed
-from reef.records.tables import chunks, documents, jobs, windows
+from reef.records.tables import chunks, documents, jobs, uploads, windows
 
 
 def files(count: int, prefix: str = "f") -> dict[str, str | bytes]:
@@ -40,6 +40,16 @@ def test_files_come_to_their_end_and_are_found(shop: Workshop) -> None:
     assert ask(shop, "f number 7")[0] == "f007.txt"
     document = shop.documents()[0]
     assert (document.title, document.language, document.embedded_by) == ("f000", "en", "simulated")
+
+
+def test_an_upload_whose_last_worker_died_before_saying_so_is_done(shop: Workshop) -> None:
+    """Its last file is indexed and nothing moves any more: the sweeper sees that the upload is at its end."""
+    upload_id = shop.add(files(2))
+    shop.run_all()
+    with shop.database.write() as connection:
+        connection.execute(uploads.update().values(state="running", finished_at=None))
+    shop.flow.look()
+    assert shop.uploads.get(upload_id).state == "done"
 
 
 def test_work_in_flight_is_bounded_and_shared_between_uploads(shop: Workshop) -> None:
