@@ -151,7 +151,7 @@ class Progress:
         self._wake = threading.Event()
         self._changes: deque[Change] = deque(maxlen=PENDING_MAX)
         self._dirty: dict[str, float] = {}
-        self._closing = False
+        self._closing = self._closed = False
         self._thread: threading.Thread | None = None
 
     def tell(self, changes: Iterable[Change]) -> None:
@@ -173,17 +173,18 @@ class Progress:
         self._wake.set()
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Tell what is pending, for at most that long."""
+        """Tell what is pending, for at most that long. Database and broker may be closed after it."""
         self._closing = True
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
+        self._closed = True
 
     def _loop(self) -> None:
         while True:
             with self._lock:
                 idle = not self._dirty and not self._changes
-            if self._closing and idle:
+            if self._closed or (self._closing and idle):
                 return
             self._wake.wait(None if idle else FLUSH_S)
             self._wake.clear()
@@ -219,8 +220,11 @@ class Progress:
     def _send_counts(self) -> None:
         now = time.monotonic()
         with self._lock:
-            due = [upload_id for upload_id, not_before in self._dirty.items() if not_before <= now]
+            # nobody tells later what is spared now
+            due = [upload_id for upload_id, not_before in self._dirty.items() if self._closing or not_before <= now]
         for upload_id in due:
+            if self._closed:
+                return
             # whoever gets the key tells for all: the counts are read after it, so nothing is missed
             if not self._client.set(keys.upload_told(upload_id), "1", nx=True, px=keys.UPLOAD_TOLD_MS):
                 continue

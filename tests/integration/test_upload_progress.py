@@ -152,3 +152,26 @@ def test_the_work_tells_that_vectors_grow_in_number(shop: Workshop, monkeypatch:
         parts = connection.execute(sa.select(sa.func.count()).select_from(windows)).scalar_one()
     assert parts > 2
     assert touched.count(upload_id) >= parts - 1  # the last one ends the file
+
+
+def test_what_was_to_be_told_later_is_told_at_the_end(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts that take long are not counted again soon; who ends does not wait for that, nor leave it out."""
+    upload_id = shop.uploads.create("slow", ["shared"]).id
+    progress = Progress(shop.client, shop.database)
+    counted: list[float] = []
+
+    def changes_meanwhile(connection: sa.Connection, upload: str, now: float) -> UploadProgress | None:
+        if not counted:
+            progress.touch([upload])
+        counted.append(now)
+        return measure(connection, upload, now)
+
+    monkeypatch.setattr("reef.knowledge.progress.measure", changes_meanwhile)
+    monkeypatch.setattr("reef.knowledge.progress.COST_SHARE", 1e-6)
+    progress.touch([upload_id])
+    while not told(shop, upload_id):
+        time.sleep(0.01)
+    time.sleep(2 * keys.UPLOAD_TOLD_MS / 1000)
+    assert len(counted) == 1, "it rests for hours now"
+    progress.close()
+    assert len(counted) == len(told(shop, upload_id)) == 2
