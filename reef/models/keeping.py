@@ -98,7 +98,8 @@ class Keeping:
         """
         if (asked := asked_as(model)) == self.topology.pool(pool_name).model:
             model = asked
-        wanted, reports = self._with_model(model, pool_name, nodes), self.reports()
+        wanted, reports = list(self.serving.nodes(pool_name, nodes)), self.reports()
+        self._check_known(model, reports)
         held = [node for node in wanted if node in reports and model in reports[node].resident]
         try:
             changed = [place.node for place in self.decisions.unload(model, pool_name, wanted)]
@@ -107,18 +108,16 @@ class Keeping:
                 raise
             changed = []
         changed += self.serving.drop(model, [node for node in held if node not in changed])
-        self.teller.tell(model, "CACHED", f"{model} leaves {', '.join(changed)}")
+        if changed:  # else the broker is away, and nobody lets go
+            self.teller.tell(model, "CACHED", f"{model} leaves {', '.join(changed)}")
         return changed
 
-    def _with_model(self, model: str, pool_name: str, nodes: Sequence[str]) -> list[str]:
-        """Nodes that a model could be unloaded from. Raises ModelMissing where it is nobody's name."""
-        places, reports = self.serving.places.all(), self.reports()
-        found = list(self.serving.nodes(pool_name, nodes))
-        named_there = {name for place in places.values() for name in (place.model, *place.resident)}
+    def _check_known(self, model: str, reports: Mapping[str, NodeReport]) -> None:
+        """Raises ModelMissing where it is nobody's name."""
+        named_there = {name for place in self.serving.places.all().values() for name in (place.model, *place.resident)}
         known = {*self.store.files(), *self.store.catalogue, *loaded_names(reports), *named(self.topology)}
         if model not in named_there and not {*parts_of(model)} <= known:
             raise ModelMissing(self.store.unknown(model))
-        return found
 
     def remove(self, name: str) -> int:
         """Take a model from the disk; gives its bytes. Raises ModelMissing, and ModelInUse where it is needed."""
