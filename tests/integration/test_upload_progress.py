@@ -171,7 +171,5 @@ def test_what_was_to_be_told_later_is_told_at_the_end(shop: Workshop, monkeypatc
     progress.touch([upload_id])
     while not told(shop, upload_id):
         time.sleep(0.01)
-    time.sleep(2 * keys.UPLOAD_TOLD_MS / 1000)
-    assert len(counted) == 1, "it rests for hours now"
-    progress.close()
+    progress.close()  # by itself it would rest for hours now
     assert len(counted) == len(told(shop, upload_id)) == 2
