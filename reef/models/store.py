@@ -179,11 +179,13 @@ class ModelStore:
                 self._check_same(name, path, sha256)
                 progress(1.0, f"{name} is already here.")
                 return self._file(name, path)
-            fetch = Fetch(self.folder, name, suffix, progress, entry=entry, sha256=sha256, make_room=make_room)
+            fetch = Fetch(
+                self.folder, name, suffix, progress, self._arrives, entry=entry, sha256=sha256, make_room=make_room
+            )
             failed: list[str] = []
             for source in sources:
                 try:
-                    self._remember(fetch.target, _Checked(0, 0, sha256=fetch.from_source(source, guard)))
+                    fetch.from_source(source, guard)
                     break
                 except ModelError as error:
                     failed.append(str(error))
@@ -214,8 +216,8 @@ class ModelStore:
                     raise ModelError(f"There is another model called {name} already. Give this one a name: --name NAME")
                 progress(1.0, f"{name} is already here.")
                 return self._file(name, there)
-            fetch = Fetch(self.folder, name, path.suffix, progress, sha256=sha256, make_room=make_room)
-            self._remember(fetch.target, _Checked(0, 0, sha256=fetch.from_file(path, link=link)))
+            fetch = Fetch(self.folder, name, path.suffix, progress, self._arrives, sha256=sha256, make_room=make_room)
+            fetch.from_file(path, link=link)
         return self._file(name, fetch.target)
 
     def remove(self, name: str) -> int:
@@ -272,8 +274,15 @@ class ModelStore:
             return None
         return known if (known.size_bytes, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns) else None
 
+    def _arrives(self, part: Path, target: Path, sha256: str) -> None:
+        """Known before the file stands in its place: who looks in that moment sees its hash, and overwrites nothing."""
+        self._write(self._memo(target), part, _Checked(0, 0, sha256=sha256))
+
     def _remember(self, path: Path, known: _Checked) -> None:
-        stat, memo = path.stat(), self._memo(path)
+        self._write(self._memo(path), path, known)
+
+    def _write(self, memo: Path, path: Path, known: _Checked) -> None:
+        stat = path.stat()
         known = msgspec.structs.replace(known, size_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns)
         try:
             memo.parent.mkdir(parents=True, exist_ok=True)

@@ -58,6 +58,22 @@ def test_pull_then_resolve(bad_server: BadServer, tmp_path: Path, make_gguf: Mak
     assert [(state.name, state.path) for state in store.list()] == [("tiny", model.path)]
 
 
+def test_hash_is_known_when_the_file_stands_there(bad_server: BadServer, tmp_path: Path, make_gguf: Make) -> None:
+    """Who lists the models in the moment when one comes has its hash, and does not make it forgotten."""
+    bad_server.body = make_gguf(elements=1000)
+    wanted = entry(bad_server.url, bad_server.body)
+    store, other, seen = ModelStore(tmp_path, {"tiny": wanted}), ModelStore(tmp_path, {}), []
+
+    def look(share: float, note: str) -> None:
+        if (path := tmp_path / "models" / "tiny.gguf").is_file():
+            other.facts(path)
+            seen.append(other.known_sha256(path))
+
+    store.pull("tiny", look)
+    assert seen == [wanted.sha256]
+    assert store.known_sha256(tmp_path / "models" / "tiny.gguf") == wanted.sha256
+
+
 def test_wrong_bytes_are_thrown_away(bad_server: BadServer, tmp_path: Path, make_gguf: Make) -> None:
     """A file of the right size and the wrong content is refused and deleted."""
     right = make_gguf(elements=1000)
