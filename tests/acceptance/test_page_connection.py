@@ -143,8 +143,9 @@ def test_page_message_waits_while_another_chat_is_shown(chat: ChatPage, door: Do
     expect(chat.message).to_have_value("another thought")
     place = chat.page.url
     chat.page.get_by_role("button", name="New chat").click()
-    expect(chat.page.locator(".session-unsent")).to_have_count(1)
-    chat.page.locator(".session-row").first.click()
+    unsent = chat.page.locator(".session-unsent")
+    expect(unsent).to_have_count(1)
+    chat.page.locator(".session-row", has=unsent).click()
     expect(chat.page).to_have_url(place)
     expect(chat.asked.last).to_contain_text(TEXT)
     door.shut = False

@@ -121,15 +121,18 @@ def test_health_says_what_readyz_says(settings: Settings, stage: Stage, monkeypa
 def test_calls_are_counted(served: Served, caller: Caller) -> None:
     """By method and outcome, for Prometheus."""
 
-    def count(code: str) -> float:
-        labels = {"method": "/coral_reef.v1.Personas/Get", "code": code}
+    def count(method: str, code: str) -> float:
+        labels = {"method": f"/coral_reef.v1.Personas/{method}", "code": code}
         return served.reef.counts.registry.get_sample_value("coralreef_grpc_calls_total", labels) or 0.0
 
-    before = {code: count(code) for code in ("OK", "NOT_FOUND")}
-    expected = {code: n + 1 for code, n in before.items()}
+    before = count("Get", "OK")
     caller.personas.Get(pb.GetPersonaRequest(persona_id="alice"))
-    assert code_of(lambda: caller.personas.Get(pb.GetPersonaRequest(persona_id="nobody"))) == StatusCode.NOT_FOUND
-    until(lambda: {code: count(code) for code in before} == expected)  # a call is counted after it was answered
+    assert count("Get", "OK") == before + 1
+    unknown = pb.DeletePersonaRequest(persona_id="nobody")
+    assert code_of(lambda: caller.personas.Delete(unknown)) == StatusCode.NOT_FOUND
+    until(
+        lambda: count("Delete", "NOT_FOUND") == 1
+    )  # a refusal is counted after it was sent; no other test is refused this
 
 
 def test_the_documents_program_runs(
