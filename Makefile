@@ -57,18 +57,22 @@ packages: ## install the Debian packages that the tests need, where they are mis
 
 test: install-dev packages ## install what the tests need, then run every check and every test (ARGS="tests/x -q": these alone)
 ifeq ($(ARGS),)
-	@$(MAKE) --jobs=2 --keep-going test-parts test-product
+	@$(MAKE) --jobs=3 --keep-going test-parts test-integration test-faults
 else
 	@$(PY) -m pytest $(ARGS)
 endif
 
-# The two halves run side by side: tests of the running product mostly wait for processes that they start and kill.
-.PHONY: test-parts test-product
-test-parts: lint
+# Three sets run side by side, each about as long: tests of the running product mostly wait for processes that they
+# start and kill, so two cores serve three of them.
+.PHONY: test-parts test-integration test-faults
+test-parts: install-dev
 	@$(PY) -m pytest tests/unit tests/contract libs tests/acceptance
 
-test-product: install-dev
-	@$(PY) -m pytest tests/integration tests/faults
+test-integration: install-dev
+	@$(PY) -m pytest tests/integration
+
+test-faults: lint
+	@$(PY) -m pytest tests/faults
 
 lint: install-dev ## ruff, mypy --strict, import-linter
 	@$(PY) -m ruff check .

@@ -33,9 +33,9 @@ def test_ci_runs_make_test_which_runs_every_check() -> None:
     steps = plan("test")
     for step in ("deploy/test-packages.sh", "ruff check .", "-m mypy", "lint-imports"):
         assert step in steps
-    halves = " ".join(re.findall(r"-m pytest (.+)", steps)).split()
+    sets = " ".join(re.findall(r"-m pytest (.+)", steps)).split()
     folders = {f"tests/{one.relative_to(ROOT / 'tests').parts[0]}" for one in (ROOT / "tests").glob("*/**/test_*.py")}
-    assert sorted(halves) == sorted(folders | {"libs"}), "every folder of tests is in one half"
+    assert sorted(sets) == sorted(folders | {"libs"}), "every folder of tests is in one set"
     assert "-m pytest tests/unit/x" in plan("test", "ARGS=tests/unit/x")
 
 
