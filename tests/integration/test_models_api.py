@@ -88,6 +88,14 @@ def place_of(reef: Reef, node: str = NODE) -> Any:
         database.dispose()
 
 
+def placed(reef: Reef, model: str) -> None:
+    """The job that fetched it has said who serves it: the file stands there a moment before."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (place := place_of(reef)) is None or place.model != model:
+        assert time.monotonic() < deadline, place
+        time.sleep(0.02)
+
+
 class Ear(threading.Thread):
     """Hears what is told about models."""
 
@@ -140,7 +148,7 @@ def test_a_model_is_fetched_checked_placed_and_let_go(reef: Reef, http: httpx.Cl
     assert (found["format"], found["quantisation"], found["sha256"]) == ("tflite", "float32", sha256)
     assert server.ranges == [None, "bytes=4000-"]
     assert (place_of(reef).pool, place_of(reef).model) == ("media", "sees-fish")
-    assert found["stays"] == "is to be loaded"
+    assert view(http, "sees-fish")["stays"] == "is to be loaded"
     again = load(http, "sees-fish", server, sha256=sha256)
     assert (again.status_code, again.json()["job_id"]) == (202, None), "it is here"
     refused = http.delete(f"{MODELS}/sees-fish")
@@ -284,10 +292,7 @@ def test_the_worker_dies_while_it_fetches(reef: Reef, http: httpx.Client, server
         go_on.set()
         server.answer = original  # type: ignore[method-assign]
     assert server.ranges == [None, "bytes=6000-"]
-    deadline = time.monotonic() + PATIENCE_S
-    while (place := place_of(reef)) is None or place.model != "long-one":  # the file is there a moment before
-        assert time.monotonic() < deadline, place
-        time.sleep(0.02)
+    placed(reef, "long-one")
 
 
 def test_a_fetch_can_be_stopped(reef: Reef, http: httpx.Client, server: BadServer) -> None:
@@ -332,6 +337,7 @@ def test_a_fetch_can_be_stopped(reef: Reef, http: httpx.Client, server: BadServe
         assert (again.status_code, "only the beginning is here" in again.text) == (404, True), again.text
         assert load(http, "slow-one", server).status_code == 202
         becomes(http, "slow-one", "CACHED")
+        placed(reef, "slow-one")
     finally:
         server.answer = original  # type: ignore[method-assign]
     assert server.ranges[0] is None
