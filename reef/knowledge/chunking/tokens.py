@@ -71,7 +71,7 @@ class TokenCounter:
         begin = start
         while first < len(encoding):
             last = _last_token(encoding, first, tokens_max)
-            stop = end if last == len(encoding) else start + encoding.offsets[last][0]
+            stop = end if last == len(encoding) else start + _begin(encoding, last)
             if stop > begin:
                 yield from self._fit(text, begin, stop, last - first, tokens_max)
             first, begin = last, stop
@@ -96,14 +96,20 @@ class TokenCounter:
             at = stop
 
 
+def _begin(encoding: Encoding, token: int) -> int:
+    span = encoding.token_to_chars(token)
+    assert span is not None  # noqa: S101 - only tokens that a model sets around a text have none
+    return span[0]
+
+
 def _last_token(encoding: Encoding, first: int, tokens_max: int) -> int:
     """Where the piece ends that begins at token `first`: at the last end of a word that fits."""
     last = min(first + tokens_max, len(encoding))
     if last == len(encoding):
         return last
-    words = encoding.word_ids
+    # one by one: `word_ids` and `offsets` make a list of all tokens anew each time
     for at in range(last, first, -1):
-        if words[at] != words[at - 1]:
+        if encoding.token_to_word(at) != encoding.token_to_word(at - 1):
             return at
     return last
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -264,3 +266,29 @@ def test_blocks_in_any_order_are_cut_the_same() -> None:
     chunker = Chunker(COUNTERS["bert"], SIZES)
     in_order = chunker.cut(ParsedDocument(text=text, blocks=tuple(blocks)))
     assert chunker.cut(ParsedDocument(text=text, blocks=tuple(shuffled))) == in_order
+
+
+class Asked:
+    """A tokenizer, or what it found, that notes what it was asked for."""
+
+    def __init__(self, real: Any, asked: Counter[str]) -> None:
+        self._real, self._asked = real, asked
+
+    def __getattr__(self, name: str) -> Any:
+        self._asked[name] += 1
+        return getattr(self._real, name)
+
+    def __len__(self) -> int:
+        return len(self._real)
+
+    def encode(self, *arguments: Any, **options: Any) -> Asked:
+        return Asked(self._real.encode(*arguments, **options), self._asked)
+
+
+def test_a_long_sentence_takes_as_long_as_it_is() -> None:
+    """No list of all its tokens is made for each window: that would take their number squared."""
+    asked: Counter[str] = Counter()
+    counter = TokenCounter(Asked(bert(), asked))  # type: ignore[arg-type]
+    assert len(list(counter.parts("var a=1;function b(){return a+a};" * 400, 254))) > 20
+    assert not asked.keys() & {"offsets", "word_ids", "ids", "tokens", "spans"}
+    assert asked["token_to_chars"]
