@@ -100,6 +100,7 @@ class Relay:
         self._topics: dict[str, _Topic] = {}
         self._listeners: set[Listener] = set()
         self._running = False
+        self._over = threading.Event()
 
     # --- clients
 
@@ -132,6 +133,7 @@ class Relay:
     def close(self) -> None:
         """End every listener, the subscription and the ticker."""
         self.closing = True
+        self._over.set()
         with self.lock:
             listeners = list(self._listeners)
         for listener in listeners:
@@ -262,8 +264,7 @@ class Relay:
     # --- once a second: did a silent run end, how long is the queue
 
     def _tick_loop(self) -> None:
-        while not self.closing:
-            time.sleep(TICK_S)
+        while not self._over.wait(TICK_S):
             try:
                 self._look_up_silent()
             except sqlalchemy.exc.SQLAlchemyError as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from app import relay
 from app.items import Item, item
 from app.listener import CONTROL_MAX, Closed, Hopeless, Listener
 from app.services import Services, build
@@ -203,3 +205,14 @@ def test_a_client_beyond_help_and_a_process_that_ends(reef: Services, listener: 
     reef.relay.close()
     with pytest.raises(Closed):
         reef.relay.listen().collect(may_read=False)
+
+
+def test_nothing_is_looked_up_after_the_end(reef: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who closes the database next may rely on it: the ticker does not sleep its second to the end."""
+    monkeypatch.setattr(relay, "TICK_S", 3600.0)
+    before = set(threading.enumerate())
+    reef.relay.listen()
+    (ticker,) = set(threading.enumerate()) - before
+    reef.relay.close()
+    ticker.join(20)
+    assert not ticker.is_alive()
