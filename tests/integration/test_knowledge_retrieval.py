@@ -211,9 +211,10 @@ class Likes(BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("key", ["k", "wrong"])
 def test_a_reranker_of_the_settings_has_the_last_word(
-    any_database: Database, vectors: VectorIndex, retriever: Retriever, key: str
+    any_database: Database, vectors: VectorIndex, retriever: Retriever, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     """What it likes comes first; one that refuses changes nothing."""
+    monkeypatch.setattr("workers.knowledge.RERANK_S", 30.0)  # one that is late changes nothing either
     ask = ("when may boats enter the harbour", ALL)
     before = names(retriever.retrieve(*ask, similarity_min=-1.0))
     assert before[0] == "harbour.md"

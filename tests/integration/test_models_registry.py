@@ -212,7 +212,7 @@ def test_what_workers_hold_without_a_place_stays_and_can_be_unloaded(keeping: Ke
     """A file is loaded where its worker says so; the worker is told to forget it, and a place is not touched."""
     put(keeping, "seen")
     report = NodeReport(
-        node="chat-cpu", pool="chat", device="cpu", kind="cpu", host="h", pid=1, at=time.time(), state="ready",
+        node="chat-cpu", pool="chat", device="cpu", kind="cpu", host="h", pid=1, at=time.time() + 60, state="ready",
         engine="llama", model="own", resident=("own", "seen"),
     )  # fmt: skip
     keeping._client.hset(keys.NODES, report.node, msgspec.json.encode(report))

@@ -124,7 +124,7 @@ def test_a_fenced_worker_can_append_nothing(own_redis: RedisServer, publisher: P
     new.text("new")
     settle(publisher)
     old.text("ghost")
-    assert fenced.wait(5)
+    assert fenced.wait(20)
     settle(publisher)
     assert told(streams.read(connect(own_redis), "run")) == "new"
 
