@@ -96,6 +96,8 @@ def test_a_persona_without_documents_answers_at_once(shop: Workshop, turns: Turn
 def test_documents_are_asked_and_cited(shop: Workshop, turns: Turns, heard: list[str]) -> None:
     """The stage finds the passage, the reply is written with it, and what it rests on is told and stored."""
     learn(shop)
+    began = shop.ledger.clock()
+    shop.ledger.clock = lambda: began  # else it would begin by itself while nobody looks
     turn = turns.say("alice", QUESTION)
     assert (turn.first.task, turn.run.task) == (GroundJob.TASK, ChatJob.TASK)
     assert shop.ledger.claim(turn.run.id, "eager", 5.0) is None, "it waits for its documents"
@@ -142,11 +144,12 @@ def test_nothing_relevant_is_said_to_the_model(shop: Workshop, turns: Turns, hea
 def test_a_silent_embed_pool_holds_nothing_up(shop: Workshop, turns: Turns) -> None:
     """When nobody does the stage, the reply begins by itself and says that the documents were not asked."""
     learn(shop)
+    now = shop.ledger.clock()
+    shop.ledger.clock = lambda: now
     turn = turns.say("alice", QUESTION)
     sent: list[str] = []
     sweep(shop.ledger, lambda record: sent.append(record.id), lambda pool: 0)
     assert sent == []
-    now = shop.ledger.clock()
     shop.ledger.clock = lambda: now + GROUND_PATIENCE_S + 0.1
     sweep(shop.ledger, lambda record: sent.append(record.id), lambda pool: 0)
     assert turn.run.id in sent
