@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket as sockets
 import threading
 import time
@@ -21,6 +22,7 @@ from reef.contracts.events import Token
 
 if TYPE_CHECKING:
     from conftest import FreePort, Socket, WebAndGateway
+    from services import RedisServer
 
 PATIENCE_S = 15.0
 TextOf = Callable[[list[dict[str, Any]]], str]
@@ -54,6 +56,17 @@ def nothing_accepted(web: WebAndGateway) -> Iterator[None]:
         yield
     finally:
         done.set()
+
+
+@contextmanager
+def standing_still(broker: RedisServer) -> Iterator[None]:
+    """The broker answers nothing, and keeps what it is asked."""
+    assert broker.process is not None
+    broker.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        broker.process.send_signal(signal.SIGCONT)
 
 
 def wait_for(done: Callable[[], bool]) -> None:
@@ -135,33 +148,42 @@ def test_a_client_that_left_while_it_was_answered_leaves_nothing_behind(web: Web
         with web.socket() as line:
             line.send(type="watch", session_id="left")
             line.send(type="chat", persona_id="alice", message="and goodbye", session_id="left")
-            wait_for(lambda: bool(relay.channels()))
+            wait_for(lambda: bool(relay._topics))
             line.connection.socket.shutdown(sockets.SHUT_RDWR)
         wait_for(lambda: relay.listening == 0)
     wait_for(lambda: len(web.stage.waiting()) == 1)
     with web.socket() as line:
         line.send(type="ping")
         line.until("pong")
-    wait_for(lambda: not relay.channels())
+    wait_for(lambda: not relay._topics)
 
 
-def test_a_broker_that_stands_still_holds_up_nobody_who_does_not_need_it(web: WebAndGateway, text_of: TextOf) -> None:
-    """While one client's run cannot be read from its stream, others are answered at once; then it gets all of it."""
+@pytest.fixture
+def patient(web: WebAndGateway, pick_port: FreePort, monkeypatch: pytest.MonkeyPatch) -> Iterator[GatewayHost]:
+    """Another gateway, which would wait for the broker longer than a test does."""
+    monkeypatch.setattr("app.services.BROKER_TIMEOUT_S", 4 * PATIENCE_S)
+    gateway = GatewayHost(web.settings, pick_port())
+    yield gateway
+    gateway.close()
+
+
+def test_a_broker_that_stands_still_holds_up_nobody_who_does_not_need_it(
+    web: WebAndGateway, patient: GatewayHost, shared_redis: RedisServer, text_of: TextOf
+) -> None:
+    """While one client's run cannot be read from its stream, others are answered; then it gets all of it."""
     with web.socket() as line:
         queued = line.chat()
         web.stage.take(queued["run_id"]).begin().say("one ", "two").done()
         line.until("done")
-    with web.socket() as resuming, web.socket() as other:
+    with web.socket(at=patient.url) as resuming, web.socket(at=patient.url) as other:
         other.send(type="ping")
         other.until("pong")
-        web.stage.redis.client_pause(600)
-        began = time.monotonic()
-        resuming.send(type="resume", run_id=queued["run_id"], last_seq=0)
-        resuming.until("resumed")
-        for _ in range(50):
-            other.send(type="ping")
-            assert other.get() == {"type": "pong"}
-        assert time.monotonic() - began < 0.5
+        with standing_still(shared_redis):
+            resuming.send(type="resume", run_id=queued["run_id"], last_seq=0)
+            resuming.until("resumed")
+            for _ in range(50):
+                other.send(type="ping")
+                assert other.get() == {"type": "pong"}
         assert text_of(resuming.until("done")) == "one two"
 
 
