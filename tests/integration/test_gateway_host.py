@@ -160,8 +160,12 @@ def test_a_client_that_left_while_it_was_answered_leaves_nothing_behind(web: Web
 
 @pytest.fixture
 def patient(web: WebAndGateway, pick_port: FreePort, monkeypatch: pytest.MonkeyPatch) -> Iterator[GatewayHost]:
-    """Another gateway, which would wait for the broker longer than a test does."""
+    """Another gateway, which would wait for the broker longer than a test does.
+
+    It reads the stream of a run that has ended though the broker announces nothing yet.
+    """
     monkeypatch.setattr("app.services.BROKER_TIMEOUT_S", 4 * PATIENCE_S)
+    monkeypatch.setattr("app.session.SETTLED_S", 0.0)
     gateway = GatewayHost(web.settings, pick_port())
     yield gateway
     gateway.close()
@@ -180,7 +184,7 @@ def test_a_broker_that_stands_still_holds_up_nobody_who_does_not_need_it(
         other.until("pong")
         with standing_still(shared_redis):
             resuming.send(type="resume", run_id=queued["run_id"], last_seq=0)
-            resuming.until("resumed")
+            wait_for(lambda: bool(patient.reef.relay._topics))
             for _ in range(50):
                 other.send(type="ping")
                 assert other.get() == {"type": "pong"}
