@@ -216,9 +216,10 @@ def test_killed_device_process_fails_everybody(engine: OpenVinoEngine, died: lis
 def test_frozen_device_process_is_ended(model: ModelFile, tmp_path: Path, died: list[str]) -> None:
     """A device process that is silent though it has work is killed: its own watchdog sleeps with it."""
     engine = OpenVinoEngine(
-        model, streams=1, context_tokens=512, hang_s=1, trace_file=tmp_path / "trace", on_dead=died.append
+        model, streams=1, context_tokens=512, hang_s=60, trace_file=tmp_path / "trace", on_dead=died.append
     )
     engine.load(quiet)
+    engine._hang_s = 0.5  # the device's own watchdog has its minute: a slow step is not what this is about
 
     def freeze(text: str) -> None:
         os.kill(device_pid(engine), signal.SIGSTOP)
