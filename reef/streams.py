@@ -86,9 +86,10 @@ NUMBERS_PER_MS = 1000
 """An upload's event is numbered by the millisecond it came in and its place in it."""
 _APPEND_UPLOAD = """
 if ARGV[5] ~= '' then
-  local last = redis.call('HGET', KEYS[2], ARGV[5])
-  if last and tonumber(last) > tonumber(ARGV[6]) then return false end
-  redis.call('HSET', KEYS[2], ARGV[5], ARGV[6])
+  local last = redis.call('HMGET', KEYS[2], ARGV[5], ARGV[5] .. ':state')
+  local at, last_at = tonumber(ARGV[6]), tonumber(last[1] or '0')
+  if last_at > at or (last_at == at and last[2] == ARGV[7]) then return false end
+  redis.call('HSET', KEYS[2], ARGV[5], ARGV[6], ARGV[5] .. ':state', ARGV[7])
   redis.call('EXPIRE', KEYS[2], ARGV[3])
 end
 local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'e', ARGV[1])
@@ -102,8 +103,10 @@ def queue_upload_event(pipeline: redis.client.Pipeline, upload_id: str, event: U
     """Add the command that appends and announces an event of an upload (one reply)."""
     limits = (str(keys.UPLOAD_EVENTS_MAX), str(keys.UPLOAD_EVENTS_TTL_S))
     names = (keys.upload_events(upload_id), keys.upload_at(upload_id))
-    # two processes may tell of one document in the wrong order; the older word is then left out
-    document = (event.document_id, repr(event.at)) if isinstance(event, DocumentChanged) else ("", "")
+    # two processes may tell of one document in the wrong order, or the same; the older word is then left out
+    document = ("", "", "")
+    if isinstance(event, DocumentChanged):
+        document = (event.document_id, repr(event.at), event.state)
     body, channel = encode(event).decode(), keys.upload_channel(upload_id)
     pipeline.eval(_APPEND_UPLOAD, 2, *names, body, *limits, channel, *document)
 

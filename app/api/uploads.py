@@ -31,14 +31,13 @@ from reef.contracts.events import UploadProgress
 from reef.contracts.jobs import EmbedJob, ParseJob
 from reef.conversation.turns import PoolClosed
 from reef.knowledge.flow import RECEIVING_KEPT_S
-from reef.knowledge.model import SHARED_STORE
+from reef.knowledge.model import SHARED_STORE, UPLOAD_ENDED
 from reef.knowledge.progress import measure
 from reef.knowledge.uploads import Upload
 from reef.placement.serving import is_served
 
-ENDED = ("done", "cancelled")
 LINGER_S = 0.3
-"""An upload's end waits this long for the last changes of its files, which other processes tell."""
+"""Who begins to watch an upload that has ended waits this long for the last changes of its files."""
 
 
 def create(call: Call) -> Answer:
@@ -138,7 +137,7 @@ def events(call: Call, upload_id: str) -> Response | Answer:
     query: EventsQuery = call.query
     after = resume_after(query.after)
     upload = call.services.uploads.get(upload_id)
-    if after and upload.state in ENDED:
+    if after and upload.state in UPLOAD_ENDED:
         return Answer(status=204)
     stream = _UploadStream(call.services, upload_id, after)
     return Response(stream, mimetype=MEDIA_TYPE, headers=HEADERS)
@@ -163,7 +162,7 @@ class UploadEnd:
     def take(self, heard: Item) -> list[Item]:
         """What to tell now of what was heard."""
         counts = heard.event if isinstance(heard.event, UploadProgress) else None
-        if counts is not None and counts.state in ENDED:
+        if counts is not None and counts.state in UPLOAD_ENDED:
             self._final = heard
             return []
         if counts is not None:

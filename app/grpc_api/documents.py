@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from app.api import documents as rest
 from app.api.documents import QueryResult, search_answer, search_job
 from app.api.knowledge_shapes import DocumentQuery, SearchRequest
-from app.api.uploads import ENDED, LINGER_S, UploadEnd
+from app.api.uploads import LINGER_S, UploadEnd
 from app.grpc_api import shapes
 from app.grpc_api.access import Context
 from app.grpc_api.generated import coral_reef_pb2 as pb
@@ -21,6 +21,7 @@ from app.questions import WAIT_MAX_S, answered, not_in_time, take_result
 from app.web import Call
 from reef.contracts.frames import SubscribeFrame
 from reef.contracts.jobs import QueryJob
+from reef.knowledge.model import UPLOAD_ENDED
 
 
 class Documents(services.DocumentsServicer):
@@ -48,7 +49,7 @@ class Documents(services.DocumentsServicer):
         """Hear how an upload stands and what happens in it, until its end."""
         frame = shapes.read(request, SubscribeFrame, last_seq="after_seq")
         upload = await self._host.read(self._services.uploads.get, frame.upload_id)
-        if frame.last_seq and upload.state in ENDED:
+        if frame.last_seq and upload.state in UPLOAD_ENDED:
             return
         end = UploadEnd()
         with self._host.hear() as hearing:

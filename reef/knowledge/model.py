@@ -16,6 +16,7 @@ DocumentState = Literal[
 `deleted`: nobody sees it any more; the row goes when its entries have left the index."""
 UploadState = Literal["open", "running", "paused", "cancelled", "done"]
 """`open`: more files may come."""
+UPLOAD_ENDED = ("done", "cancelled")
 FAILURE_CODES = (
     "empty", "unsupported", "encrypted", "corrupt", "too_large", "too_many_pages", "too_slow", "memory", "no_text",
     "no_room", "lost", "embedding", "internal",

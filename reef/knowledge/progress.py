@@ -19,7 +19,7 @@ import sqlalchemy.exc
 
 from reef import keys, streams
 from reef.contracts.events import DocumentChanged, UploadEvent, UploadProgress
-from reef.knowledge.model import UNSETTLED_STATES
+from reef.knowledge.model import UNSETTLED_STATES, UPLOAD_ENDED
 from reef.records.database import Database
 from reef.records.tables import chunks, documents, uploads, windows
 
@@ -32,6 +32,10 @@ PENDING_MAX = 5_000
 COST_SHARE = 0.05
 """Counting a very large upload takes a while: at most this share of the time goes into it."""
 RATE_OVER_S = 30.0
+LATE_S = 30.0
+"""Whoever changed a file tells it within this time, or is dead."""
+LATE_MAX = 1_000
+"""Files whose last change is told once more with the end of their upload."""
 SETTLED = ("indexed", "failed", "cancelled", "replaced")
 
 
@@ -142,6 +146,20 @@ def measure(connection: sa.Connection, upload_id: str, now: float) -> UploadProg
     )
 
 
+def _last_changes(connection: sa.Connection, upload_id: str, now: float) -> list[Change]:
+    """How the files of an upload ended that did so lately, oldest first: not all of it may have been told yet."""
+    d = documents.c
+    what = (d.upload_id, d.name, d.state, d.reason, d.reason_code, d.duplicate_of)
+    query = (
+        sa.select(d.id.label("document_id"), d.state_at.label("at"), *what)
+        .where(d.upload_id == upload_id, d.state.in_(SETTLED), d.state_at > now - LATE_S)
+        .order_by(d.state_at.desc())
+        .limit(LATE_MAX)
+    )
+    rows = connection.execute(query).mappings().all()
+    return [Change(**row) for row in reversed(rows)]
+
+
 class Progress:
     """Tells this process's changes. Starts its thread with the first one."""
 
@@ -232,14 +250,22 @@ class Progress:
                 self._dirty.pop(upload_id, None)
             began = time.monotonic()
             try:
-                with self._database.read() as connection:
-                    counts = measure(connection, upload_id, time.time())
-                if counts is not None:
-                    self._send([(upload_id, counts)])
+                self._send_state(upload_id)
             except BaseException:
                 self.touch([upload_id])
                 raise
             self._rest(upload_id, time.monotonic() - began)
+
+    def _send_state(self, upload_id: str) -> None:
+        """The counts of an upload. Its end comes after the ends of its files, whoever was to tell those."""
+        now = time.time()
+        last: list[Change] = []
+        with self._database.read() as connection:
+            counts = measure(connection, upload_id, now)
+            if counts is not None and counts.state in UPLOAD_ENDED:
+                last = _last_changes(connection, upload_id, now)
+        if counts is not None:
+            self._send([*((upload_id, change.event()) for change in last), (upload_id, counts)])
 
     def _rest(self, upload_id: str, cost_s: float) -> None:
         """Do not count again too soon what takes long to count."""

@@ -86,6 +86,29 @@ def test_an_older_word_about_a_document_is_not_told(shop: Workshop) -> None:
     assert states == [("d", "indexed"), ("e", "queued")]
 
 
+def test_the_end_of_an_upload_comes_after_the_ends_of_its_files(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever tells it tells those, too, that another process has not come to yet; later words of it are left out."""
+    upload_id = shop.add({"a.txt": "words", "bad.txt": "!bad"})
+    late: list[Change] = []
+    monkeypatch.setattr(shop.progress, "tell", late.extend)
+    shop.run_all()
+    for changes in ([], late):
+        other = Progress(shop.client, shop.database)
+        other.tell(changes)
+        other.touch([upload_id])
+        other.close()
+        events = told(shop, upload_id)
+        last = {event.name: event.state for event in events if isinstance(event, DocumentChanged)}
+        assert last == {"a.txt": "indexed", "bad.txt": "failed"}
+        ends = [event for event in events if isinstance(event, DocumentChanged) and event.state in last.values()]
+        assert len(ends) == 2
+        assert isinstance(events[-1], UploadProgress)
+        assert events[-1].state == "done"
+        shop.client.delete(keys.upload_told(upload_id))
+
+
 def test_a_broker_that_was_away_hears_it_later(own_redis: Broker, shop: Workshop, tmp_path: Path) -> None:
     """What happened meanwhile is told when it is back; nobody waited for it."""
     with redis.Redis.from_url(own_redis.url, socket_timeout=0.5, retry=None) as client:
