@@ -135,12 +135,13 @@ class Socket:
         return event
 
     def until(self, *types: str, timeout_s: float = PATIENCE_S) -> list[dict[str, Any]]:
-        """All events up to the first of these types."""
-        events = []
-        while True:
-            events.append(self.get(timeout_s))
-            if events[-1]["type"] in types:
-                return events
+        """All events up to the first of these types. Readings of the queue are left out: the clock tells those."""
+        events: list[dict[str, Any]] = []
+        while not events or events[-1]["type"] not in types:
+            event = self.get(timeout_s)
+            if event["type"] != "queued" or event["seq"]:
+                events.append(event)
+        return events
 
     def chat(self, message: str = "hello", persona_id: str = "alice", **fields: Any) -> dict[str, Any]:
         """Say something; gives the `queued` event."""
