@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from postgres import running_postgres
 from services import ChromaServer, RedisServer
 from whole_product import SIMULATED_QUEUES, Reef, StartReef, real_reef, running_reef
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from workshop import Workshop
 
 ROOT = Path(__file__).parent.parent
+# how long one example takes says how busy the machine is
+settings.register_profile("reef", deadline=None)
+settings.load_profile("reef")
 
 
 @pytest.fixture(scope="session")
