@@ -119,7 +119,7 @@ class ReefProcesses:
             return
         for attempt in range(1, BROKER_STARTS_MAX + 1):
             try:
-                endpoint, argv = broker.prepare(self._directory.broker)
+                endpoint, argv = broker.prepare(self._directory.broker, self._promised_ports())
                 supervisor = self._supervise([endpoint.password])
                 probe = functools.partial(broker.answers, endpoint.url)
                 supervisor.start(self._spec("broker", argv, probe, phase=2))
@@ -149,7 +149,7 @@ class ReefProcesses:
         if not vector_server.installed():
             self._note("Chroma is not installed for this machine: documents cannot be asked. Set REEF_CHROMA_URL.")
             return
-        endpoint, argv = vector_server.prepare(self._directory.chroma)
+        endpoint, argv = vector_server.prepare(self._directory.chroma, self._promised_ports())
         self.settings = self.settings.changed(chroma_url=endpoint.url)
         supervisor = self._running()
         spec = self._spec("chroma", argv, functools.partial(heartbeat.beats, endpoint.url), phase=2)
@@ -159,6 +159,10 @@ class ReefProcesses:
             self._note(f"Chroma runs on port {endpoint.port}")
         except ProcessFailed as error:
             self._note(f"Chats go on without documents for now. {error}")
+
+    def _promised_ports(self) -> list[int]:
+        """Of the web process and the gateway, which are started last: free until then, and nobody else's."""
+        return [self.settings.port, self.settings.grpc_port]
 
     def _supervise(self, more_secrets: Sequence[str]) -> Supervisor:
         known = [*more_secrets, *secrets_of(self.settings)]
@@ -188,7 +192,7 @@ class ReefProcesses:
     def _prepare_flower(self) -> None:
         if self.flower is None:
             return
-        port = broker.free_port(avoid=[self.settings.port])
+        port = broker.free_port(avoid=self._promised_ports())
         self.flower = FlowerLogin(f"http://{broker.LOOPBACK}:{port}", self.flower.user, self.flower.password)
         self._directory.write_flower(self.flower)
         self.settings = self.settings.changed(flower_url=self.flower.url)

@@ -96,16 +96,17 @@ def server_version(server: Path) -> str:
     return " ".join(answer.stdout.split()[:3])
 
 
-def prepare(directory: Path) -> tuple[Endpoint, list[str]]:
+def prepare(directory: Path, avoid: Sequence[int] = ()) -> tuple[Endpoint, list[str]]:
     """Write the configuration and return where the broker will listen and the command that runs it.
 
-    The port and password of an earlier start are used again while the port is free.
+    The port and password of an earlier start are used again while the port is free. Never one of `avoid`: those are
+    promised to a process that is started later.
     """
     server = find_server()
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    endpoint = _remembered(directory) or Endpoint(free_port(), secrets.token_urlsafe(32))
-    if not port_is_free(endpoint.port):
-        endpoint = Endpoint(free_port(), endpoint.password)
+    endpoint = _remembered(directory) or Endpoint(free_port(avoid=avoid), secrets.token_urlsafe(32))
+    if endpoint.port in avoid or not port_is_free(endpoint.port):
+        endpoint = Endpoint(free_port(avoid=avoid), endpoint.password)
     write_private(directory / "endpoint.json", msgspec.json.encode(endpoint))
     config = directory / "broker.conf"
     text = _CONFIG.format(host=LOOPBACK, port=endpoint.port, password=endpoint.password, directory=directory.absolute())

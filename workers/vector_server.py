@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,12 +39,12 @@ def installed() -> bool:
     return find_spec(SERVER_MODULE) is not None
 
 
-def prepare(directory: Path) -> tuple[VectorEndpoint, list[str]]:
-    """Write the configuration; return where the server will listen and the command that runs it."""
+def prepare(directory: Path, avoid: Sequence[int] = ()) -> tuple[VectorEndpoint, list[str]]:
+    """Write the configuration; return where the server will listen (nowhere of `avoid`) and what runs it."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     endpoint = remembered(directory)
-    if endpoint is None or not port_is_free(endpoint.port):
-        endpoint = VectorEndpoint(free_port())
+    if endpoint is None or endpoint.port in avoid or not port_is_free(endpoint.port):
+        endpoint = VectorEndpoint(free_port(avoid=avoid))
     write_private(directory / "endpoint.json", msgspec.json.encode(endpoint))
     config = directory / "server.yaml"
     # no limit on the graphs in memory: 1.5.9 cannot read back one that it put away before it was first written to disk

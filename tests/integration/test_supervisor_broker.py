@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from reef.settings import inherited_environment
-from workers import broker
+from workers import broker, vector_server
 from workers.process_spec import ProcessSpec
 from workers.supervisor import Supervisor
 
@@ -71,3 +71,14 @@ def test_port_and_password_are_kept_until_the_port_is_taken(tmp_path: Path) -> N
     assert second.port != first.port
     assert second.password == first.password
     assert broker.PORT_FIRST <= second.port < broker.PORT_LAST
+
+
+def test_a_port_that_is_promised_to_the_web_process_is_left_to_it(tmp_path: Path) -> None:
+    """It is free while broker and vector store look for theirs: the web process is started after them."""
+    first, _ = broker.prepare(tmp_path / "broker")
+    second, _ = broker.prepare(tmp_path / "broker", avoid=[first.port])
+    assert second.port != first.port
+    assert second.password == first.password
+    store, _ = vector_server.prepare(tmp_path / "chroma")
+    assert vector_server.prepare(tmp_path / "chroma")[0] == store
+    assert vector_server.prepare(tmp_path / "chroma", avoid=[store.port])[0] != store
