@@ -67,22 +67,22 @@ class ChatClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def open(self, patience_s: float = 15.0) -> None:
-        """Connect, trying again while the server is away, and resume every unfinished run."""
+    def open(self, patience_s: float = 30.0) -> None:
+        """Connect, trying again while the server is away or goes away, and resume every unfinished run."""
         deadline = time.monotonic() + patience_s
         while True:
             try:
                 self.close()
                 connecting = connect(self.url, compression=None, open_timeout=5, max_size=None, proxy=None)
                 self.socket = self._stack.enter_context(connecting)
+                for run in self.runs.values():
+                    if run.final is None:
+                        self.send({"type": "resume", "run_id": run.run_id, "last_seq": run.last_seq})
                 break
             except (OSError, WebSocketException):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
-        for run in self.runs.values():
-            if run.final is None:
-                self.send({"type": "resume", "run_id": run.run_id, "last_seq": run.last_seq})
 
     def close(self) -> None:
         """Leave."""
@@ -135,6 +135,11 @@ class ChatClient:
                     raise
                 self.open()
         return run
+
+    def stop(self, run: Run) -> Run:
+        """Ask for the end of a run, and receive until it has come."""
+        self.send({"type": "stop", "run_id": run.run_id})
+        return self.finish(run)
 
     def finish(self, run: Run, timeout_s: float = 60.0, *, reconnect: bool = False) -> Run:
         """Receive until the run has ended."""

@@ -67,7 +67,9 @@ def running_postgres(
             options += f" -c ssl=on -c ssl_cert_file={files[0]} -c ssl_key_file={files[1]}"
         control = [str(programs / "pg_ctl"), "-D", str(data), "-w", "-l", str(base / "log")]
         run(*control, "-o", options, "start")
-        yield f"postgresql://reef@{addresses.partition(',')[0]}:{port}"
-        run(*control, "-m", "immediate", "stop")
+        try:
+            yield f"postgresql://reef@{addresses.partition(',')[0]}:{port}"
+        finally:
+            run(*control, "-m", "immediate", "stop")
     finally:
         shutil.rmtree(base, ignore_errors=True)

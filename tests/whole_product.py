@@ -51,7 +51,7 @@ KNOWLEDGE_QUEUES = (
 )
 
 
-FREEZE_PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 class Reef:
@@ -68,13 +68,32 @@ class Reef:
         with self.client() as client:
             return client.get(path).raise_for_status().json()
 
+    def kill(self, name: str, signum: int = signal.SIGKILL) -> int:
+        """Send a signal to a process as soon as it runs: it may have died a moment ago. Gives its id."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            with contextlib.suppress(ProcessLookupError):
+                return self.processes.kill(name, signum)
+            assert time.monotonic() < deadline, f"{name} was not started again"
+            time.sleep(0.01)
+
+    def replaced(self, name: str, pid: int) -> None:
+        """Wait until a process that was killed has a successor. Only then is all gone that it had started itself: the
+        web process's own child would go on to answer for a moment."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.processes.pids().get(name, pid) == pid:
+            assert time.monotonic() < deadline, f"{name} was not started again"
+            time.sleep(0.01)
+
     def freeze(self, name: str) -> int:
         """SIGSTOP a process between two writes; gives its id. Inside one it would hold SQLite's only write lock, and
         keep out everybody until it is thawed."""
         pid = self.processes.pids()[name]
-        deadline = time.monotonic() + FREEZE_PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             os.kill(pid, signal.SIGSTOP)
+            while not _stands_still(pid):
+                time.sleep(0.001)
             with contextlib.closing(sqlite3.connect(self.settings.data_dir / "reef.db", timeout=0.5)) as database:
                 try:
                     database.execute("BEGIN IMMEDIATE")
@@ -88,6 +107,15 @@ class Reef:
     def client(self) -> httpx.Client:
         """A client for its API."""
         return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether every thread has stopped: one that is inside a call of the kernel does so only when that is over."""
+    states = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended a moment ago
+            states.append((thread / "stat").read_text().rpartition(")")[2].split()[0])
+    return set(states) <= set("TtZX")
 
 
 StartReef = Callable[..., Reef]

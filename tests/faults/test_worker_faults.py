@@ -11,7 +11,10 @@ from chat_client import ChatClient, Run, tokens_at_least
 from whole_product import SIMULATED_QUEUES, Reef, StartReef
 
 NODE = "chat-simulated"
-LONG = "Tell me everything about the sea, its fish and its storms. " * 6
+TEXT = "Tell me everything about the sea, its fish and its storms. " * 3
+"""Answered for 2.8 seconds."""
+LONG = TEXT * 2
+"""Answered for 5 seconds: a fault comes in the middle of it, though this test is held up for two."""
 
 
 def message_of(reef: Reef, run: Run) -> dict[str, object]:
@@ -28,12 +31,17 @@ def replies(reef: Reef, run: Run) -> list[dict[str, object]]:
     return [message for message in history["messages"] if message["role"] == "assistant"]
 
 
+def device_of(run: Run) -> str:
+    """Which began to answer last."""
+    return [str(event["device"]) for event in run.events if event["type"] == "started"][-1]
+
+
 def test_a_worker_killed_in_mid_reply_is_replaced(start_reef: StartReef) -> None:
     """kill -9 at token N: the same run answers again, the client drops the partial text, one whole reply is stored."""
     reef = start_reef()
     with ChatClient(reef.url) as chat:
         run = chat.follow(chat.say(LONG), tokens_at_least(5))
-        reef.processes.kill(NODE, signal.SIGKILL)
+        reef.kill(NODE)
         chat.finish(run)
     assert "restarted" in run.types
     assert [event["attempt"] for event in run.events if event["type"] == "started"] == [1, 2]
@@ -45,10 +53,10 @@ def test_all_streams_of_a_killed_worker_go_on(start_reef: StartReef) -> None:
     """Eight conversations on one device survive its death together."""
     reef = start_reef()
     with ChatClient(reef.url) as chat:
-        runs = [chat.say(f"{n} {LONG}") for n in range(8)]
+        runs = [chat.say(f"{n} {TEXT}") for n in range(8)]
         for run in runs:
             chat.follow(run, tokens_at_least(3))
-        reef.processes.kill(NODE, signal.SIGKILL)
+        reef.kill(NODE)
         for run in runs:
             chat.finish(run)
     for run in runs:
@@ -58,10 +66,10 @@ def test_all_streams_of_a_killed_worker_go_on(start_reef: StartReef) -> None:
 def test_a_worker_killed_between_queue_and_claim_loses_nothing(start_reef: StartReef) -> None:
     """A message that a stopped worker has popped but not claimed is sent again after its death."""
     reef = start_reef()
-    os.kill(reef.processes.pids()[NODE], signal.SIGSTOP)
+    reef.freeze(NODE)
     with ChatClient(reef.url) as chat:
         runs = [chat.say(f"{n} hello") for n in range(4)]
-        reef.processes.kill(NODE, signal.SIGKILL)
+        reef.kill(NODE)
         for run in runs:
             chat.finish(run)
     assert all(message_of(reef, run)["content"] for run in runs)
@@ -70,18 +78,18 @@ def test_a_worker_killed_between_queue_and_claim_loses_nothing(start_reef: Start
 def test_a_frozen_worker_loses_its_run_and_can_write_nothing_after(start_reef: StartReef) -> None:
     """SIGSTOP past the lease with a second device: the other answers; the thawed one is fenced off."""
     two = SIMULATED_QUEUES.replace("[simulated]", "[simulated:0, simulated:1]").replace("lease_s: 5", "lease_s: 1")
+    two = two.replace("attempts_max: 3", "attempts_max: 9")  # a busy machine may miss such a lease by itself
     reef = start_reef(two)
     with ChatClient(reef.url) as chat:
         run = chat.follow(chat.say(LONG), tokens_at_least(5))
-        frozen = next(event["device"] for event in run.events if event["type"] == "started")
+        frozen = device_of(run)
         pid = reef.freeze(f"chat-{frozen.replace(':', '-')}")
         try:
-            chat.follow(run, lambda one: "restarted" in one.types and tokens_at_least(15)(one))
+            chat.follow(run, lambda one: device_of(one) != frozen and tokens_at_least(15)(one))
         finally:
             os.kill(pid, signal.SIGCONT)
         chat.finish(run)
-    devices = [event["device"] for event in run.events if event["type"] == "started"]
-    assert devices[0] != devices[1]
+    assert "restarted" in run.types
     assert message_of(reef, run)["content"] == run.text
     assert len(replies(reef, run)) == 1
 
@@ -124,7 +132,7 @@ def test_ctrl_c_hands_back_what_does_not_finish_and_the_next_start_answers_it(st
     queues = SIMULATED_QUEUES.replace("drain_s: 3", "drain_s: 0.2")
     reef = start_reef(queues)
     with ChatClient(reef.url) as chat:
-        run = chat.follow(chat.say(LONG), tokens_at_least(3))
+        run = chat.follow(chat.say(TEXT), tokens_at_least(3))
     reef.processes.stop()
     again = start_reef(queues, data_dir=reef.data_dir)
     deadline = time.monotonic() + 30
@@ -146,7 +154,7 @@ def test_a_worker_that_is_killed_again_and_again_costs_no_run_it_did_not_touch(
         runs = [chat.say(f"{n} hello there") for n in range(5)]
         for run in runs[:times]:
             chat.follow(run, lambda one: "token" in one.types or one.final is not None)
-            reef.processes.kill(NODE, signal.SIGKILL)
+            reef.kill(NODE)
         for run in runs:
             chat.finish(run)
     assert all(len(replies(reef, run)) == 1 for run in runs)
