@@ -11,7 +11,7 @@
  * Environment:
  *   EDGETPU_DOUBLE_DEVICES   devices that are there, such as "usb:0,usb:1,pci:0"; unset: every device is there
  *   EDGETPU_DOUBLE_LOG       file to which a line "PID open usb:0", "PID absent ...", "PID busy ...", "PID claimed 1",
- *                            "PID computed usb:0 17" (the byte) is added as it happens
+ *                            "PID began usb:0", "PID computed usb:0 17" (the byte) is added as it happens
  *   EDGETPU_DOUBLE_LOCKS     folder of lock files: a device that is open in one process is busy for all others
  *   EDGETPU_DOUBLE_MS        milliseconds that a call takes
  *   EDGETPU_DOUBLE_FAIL_AT, EDGETPU_DOUBLE_ABORT_AT, EDGETPU_DOUBLE_HANG_AT
@@ -210,6 +210,7 @@ static int kernel_invoke(Context *context, Node *node) {
   if (is_due("EDGETPU_DOUBLE_ABORT_AT", call)) abort(); /* as libedgetpu's LOG(FATAL) */
   if (is_due("EDGETPU_DOUBLE_HANG_AT", call))
     for (;;) pause();
+  tell("began", delegate->device);
   unsigned sum = (unsigned)delegate->index;
   for (int i = 0; i < node->inputs->size; i++) {
     if (node->inputs->data[i] < 0) continue; /* an optional input that is not there */

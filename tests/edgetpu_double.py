@@ -39,8 +39,8 @@ class Double:
             "EDGETPU_DOUBLE_LOCKS": str(locks),
         }
 
-    def told(self, what: str) -> list[Told]:
-        """What happened of this kind so far, in order."""
+    def told(self, *what: str) -> list[Told]:
+        """What happened of these kinds so far, in order."""
         lines = self._log.read_text().splitlines() if self._log.exists() else []
         found = [Told(int(pid), kind, about) for pid, kind, about in (line.split(" ", 2) for line in lines)]
-        return [one for one in found if one.what == what]
+        return [one for one in found if one.what in what]
