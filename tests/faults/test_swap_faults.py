@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 from chat_client import ChatClient, tokens_at_least
-from placing import Operator, operator_of
+from placing import PATIENCE_S, Operator, operator_of
 from whole_product import SIMULATED_QUEUES, Reef, StartReef
 
 from reef.contracts.jobs import CompletionJob, EmbedTextsJob
@@ -15,7 +15,8 @@ from reef.ledger import NewJob
 from workers import broker
 
 NODE = "chat-simulated"
-SLOW = "simulated:token_ms=10,load_ms=1000"
+SLOW = "simulated:token_ms=10,load_ms=3000"
+"""Whoever looks whether it is being loaded may be held up for two seconds."""
 LONG = "Tell me everything about the sea, its fish and its storms. " * 2
 GIVEN_OUT = (
     SIMULATED_QUEUES.replace("streams: 8", "streams: 2").replace("model: simulated", 'model: "simulated:token_ms=5"')
@@ -45,10 +46,10 @@ def test_a_worker_killed_in_mid_swap_comes_back_with_the_model_it_was_to_have(op
     """The decision outlives the process; what was running is answered again, once."""
     reef = operator.reef
     with ChatClient(reef.url) as chat:
-        run = chat.follow(chat.say(LONG), tokens_at_least(3))
+        run = chat.follow(chat.say(LONG * 2), tokens_at_least(3))
         place = operator.decide(NODE, pool="chat", model=SLOW)
-        operator.wait(NODE, lambda report: report.loading == SLOW and report.progress > 0.2)
-        pid = reef.processes.kill(NODE, signal.SIGKILL)
+        operator.wait(NODE, lambda report: report.loading == SLOW and report.progress >= 0.1)
+        pid = reef.kill(NODE)
         report = operator.wait(NODE, lambda one: one.pid != pid and one.state == "ready")
         assert report.model == SLOW, "it was not loaded first, but the pool's own"
         operator.carried_out(place)
@@ -64,7 +65,7 @@ def test_a_worker_that_cannot_load_its_place_serves_what_queues_yaml_says(operat
     bad = "simulated:colour=3"
     operator.decide(NODE, pool="chat", model=bad)
     operator.wait(NODE, lambda report: bad in report.note)
-    pid = operator.reef.processes.kill(NODE, signal.SIGKILL)
+    pid = operator.reef.kill(NODE)
     report = operator.wait(NODE, lambda one: one.pid != pid and one.state == "ready" and bool(one.note))
     assert report.model == "simulated"
     assert bad in report.note
@@ -85,10 +86,13 @@ def test_a_broker_that_restarts_in_mid_swap_holds_nothing_up(operator: Operator)
             chat.follow(run, tokens_at_least(3))
         operator.decide(NODE, pool="chat", model=SLOW)
         operator.wait(NODE, lambda report: report.loading == SLOW)
-        killed = reef.processes.kill("broker", signal.SIGKILL)
+        killed = reef.kill("broker")
         place = operator.decide(NODE, tell=False, pool="chat", model=SLOW, routes=("persona/carol",))
-        while reef.processes.pids().get("broker", killed) == killed or not broker.answers(reef.settings.redis_url):
-            pass
+        reef.replaced("broker", killed)
+        deadline = time.monotonic() + PATIENCE_S
+        while not broker.answers(reef.settings.redis_url):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         report = operator.carried_out(place)
         assert (report.model, report.routes) == (SLOW, ("persona/carol",))
         for run in runs:
