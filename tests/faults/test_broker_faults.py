@@ -57,8 +57,9 @@ def test_a_broker_restart_in_mid_reply_is_not_noticed_by_the_reader(
     worker = reef.processes.pids()["chat-simulated"]
     with ChatClient(reef.url) as chat:
         run = chat.follow(chat.say(TEXT * 3), tokens_at_least(5))
-        reef.processes.kill("broker", how)
+        killed = reef.kill("broker", how)
         chat.finish(run)
+        reef.replaced("broker", killed)
         assert run.final is not None
         assert reef.get(f"/api/v1/messages/{run.final['message_id']}")["content"] == run.text
         assert [event["attempt"] for event in run.events if event["type"] == "started"][-1] == 1
@@ -74,14 +75,14 @@ def test_a_broker_that_dies_again_and_again_under_load_loses_and_doubles_nothing
     ids = submit(reef, 40)
     for _ in range(3):
         time.sleep(0.7)  # the load runs on between the kills
-        reef.processes.kill("broker", signal.SIGKILL)
+        reef.kill("broker")
     all_answered_once(reef, ids)
 
 
 def test_cut_connections_run_nothing_twice(start_reef: StartReef) -> None:
     """CLIENT KILL of every connection, six times, under load."""
     reef = start_reef()
-    ids = submit(reef, 24)
+    ids = submit(reef, 16)
     with broker(reef) as client:
         for _ in range(6):
             client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -95,7 +96,7 @@ def test_an_emptied_broker_loses_no_queued_job(start_reef: StartReef) -> None:
     reef = start_reef()
     with ChatClient(reef.url) as chat:
         watched = chat.follow(chat.say(TEXT * 3), tokens_at_least(5))
-        ids = submit(reef, 24)
+        ids = submit(reef, 16)
         with broker(reef) as client:
             client.flushall()
         chat.finish(watched)

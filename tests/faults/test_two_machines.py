@@ -162,8 +162,10 @@ def two_machines(directory: Path) -> Iterator[Reef]:
                 wait_for("a reef that serves", reef.ready, reef.parts)
                 yield reef
             finally:
-                print("refused by the broker:", reef.refused())
-                reef.stop()
+                try:
+                    print("refused by the broker:", reef.refused())
+                finally:
+                    reef.stop()
 
 
 def say(reef: Reef, client: httpx.Client, n: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import threading
 import time
@@ -28,7 +27,7 @@ def test_a_client_resumes_after_the_web_process_was_killed(start_reef: StartReef
         second.runs[run.run_id] = type(run)(run.run_id, run.session_id)
         second.send({"type": "resume", "run_id": run.run_id, "last_seq": 0})
         second.follow(second.runs[run.run_id], tokens_at_least(5))
-        reef.processes.kill("web", signal.SIGKILL)
+        reef.kill("web")
         first.finish(run, reconnect=True)
         second.finish(second.runs[run.run_id], reconnect=True)
     assert run.final is not None
