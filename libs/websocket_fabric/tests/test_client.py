@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import subprocess
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -188,7 +189,7 @@ def test_a_server_that_breaks_the_protocol_is_told_and_left() -> None:
         with pytest.raises(ConnectionClosed, match="1002"):
             await connection.receive()
 
-    run(script, use, QUICK)
+    run(script, use)
     assert said == [1002]
 
 
@@ -267,6 +268,21 @@ def test_a_silent_server_is_pinged_and_a_dead_one_cut_off() -> None:
 
     run(alive, waits, QUICK)
     run(dead, ends, QUICK)
+
+
+def test_a_loop_that_was_held_up_does_not_take_its_server_for_dead() -> None:
+    """It did not listen while the pong should have come: what it finds when it listens again counts."""
+
+    async def script(peer: Peer) -> None:
+        await peer.receive()
+
+    async def use(connection: ClientConnection) -> None:
+        while not connection._pinged_s:
+            await asyncio.sleep(0)
+        time.sleep(2 * QUICK.ping_timeout_s)
+        assert await connection.ping() > 0
+
+    run(script, use, QUICK)
 
 
 def test_close_does_not_wait_for_ever() -> None:

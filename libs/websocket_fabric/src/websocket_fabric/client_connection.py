@@ -22,6 +22,8 @@ WRITE_BUFFER_BYTES = 64 * 1024
 """With more than this waiting in the transport `drain` waits."""
 PINGS_MAX = 64
 """Pings of the program that wait for their pong."""
+PONG_LOOKS = 5
+"""How often a pong is looked for within its time: a loop that was held up did not listen, and its pause is one look."""
 
 
 class ConnectionClosed(Exception):
@@ -55,6 +57,7 @@ class ClientConnection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._heard_s = self._loop.time()
         self._pinged_s = 0.0
+        self._looks_left = 0
         self._timer: asyncio.TimerHandle | None = None
         self._pings: dict[bytes, asyncio.Future[float]] = {}
         self._why = ""
@@ -292,17 +295,18 @@ class ClientConnection(asyncio.Protocol):
         """Ping a silent server, cut off one that stays silent. A full inbox is not read, so it says nothing."""
         now_s, limits = self._loop.time(), self._limits
         if self._paused or self._heard_s > self._pinged_s:
-            self._pinged_s = 0.0
+            self._looks_left = 0
         idle_left_s = self._heard_s + limits.idle_timeout_s - now_s
         if self._paused:
             self._set_timer(limits.idle_timeout_s, self._beat)
-        elif self._pinged_s and now_s >= self._pinged_s + limits.ping_timeout_s:
+        elif self._looks_left == 1:
             self.abort(f"no sign of life for {now_s - self._heard_s:.1f} s, not even a pong")
-        elif self._pinged_s:
-            self._set_timer(self._pinged_s + limits.ping_timeout_s - now_s, self._beat)
+        elif self._looks_left:
+            self._looks_left -= 1
+            self._set_timer(limits.ping_timeout_s / PONG_LOOKS, self._beat)
         elif idle_left_s > 0:
             self._set_timer(idle_left_s, self._beat)
         elif self._protocol is not None:
-            self._pinged_s = now_s
+            self._pinged_s, self._looks_left = now_s, PONG_LOOKS
             self._write(self._protocol.ping())
-            self._set_timer(limits.ping_timeout_s, self._beat)
+            self._set_timer(limits.ping_timeout_s / PONG_LOOKS, self._beat)
