@@ -11,20 +11,12 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from served import free_port
+
 from websocket_fabric.handshake import Request, accept, parse_request
 from websocket_fabric.limits import Limits
 from websocket_fabric.messages import Data
 from websocket_fabric.protocol import Protocol
-
-
-def free_port() -> int:
-    """A port nobody listens on, below the range that outgoing connections use."""
-    for _ in range(1000):
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise RuntimeError("no free port")
 
 
 class Peer:

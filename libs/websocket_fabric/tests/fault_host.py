@@ -6,7 +6,7 @@ is in its messages:
     pour N BYTES      N numbered messages, sent without looking back
     stream N BYTES    the same, waiting each time until they were taken
     rest S            an answer after S seconds
-    fate NAME         [code, reason] of the connection that asked for /NAME, once it is gone
+    fate NAME         [code, reason] of the connection that asked for /NAME, of any server here, once it is gone
     counts            what the server counted, and how many connections it has
     anything else     comes back
 """
@@ -82,10 +82,9 @@ def build(kind: type[WebSocketServer], profile: dict[str, Any]) -> WebSocketServ
     return kind(address, limits=Limits(**settings), origins=origins, deflate=deflate)
 
 
-def for_tasks(profile: dict[str, Any]) -> WebSocketServer:
+def for_tasks(profile: dict[str, Any], fates: Fates) -> WebSocketServer:
     """The asyncio host's."""
     server = build(WebSocketServer, profile)
-    fates = Fates(lambda: asyncio.get_running_loop().create_future())
     server.on_close(fates.ended)
 
     @server.on_message
@@ -113,10 +112,9 @@ def for_tasks(profile: dict[str, Any]) -> WebSocketServer:
     return server
 
 
-def for_greenlets(profile: dict[str, Any]) -> WebSocketServer:
+def for_greenlets(profile: dict[str, Any], fates: Fates) -> WebSocketServer:
     """The gevent host's."""
     server = build(GeventServer, profile)
-    fates = Fates(GreenFuture)
     server.on_close(fates.ended)
 
     @server.on_message
@@ -160,9 +158,10 @@ async def serve_tasks(profiles: Profiles) -> None:
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     servers: dict[str, WebSocketServer] = {}
+    fates = Fates(asyncio.get_running_loop().create_future)
     for name, profile in profiles.items():
         while name not in servers:
-            server = for_tasks(profile)
+            server = for_tasks(profile, fates)
             try:
                 await server.start()
             except OSError:
@@ -178,9 +177,10 @@ def serve_greenlets(profiles: Profiles) -> None:
     told = gevent.event.Event()
     watcher = gevent.signal_handler(signal.SIGTERM, told.set)
     servers: dict[str, Any] = {}
+    fates = Fates(GreenFuture)
     for name, profile in profiles.items():
         while name not in servers:
-            server: Any = for_greenlets(profile)
+            server: Any = for_greenlets(profile, fates)
             try:
                 server.start()
             except OSError:

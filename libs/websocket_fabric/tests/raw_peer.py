@@ -21,7 +21,7 @@ from websocket_fabric import Limits
 from websocket_fabric.protocol import Protocol
 
 HOST_PROGRAM = Path(__file__).with_name("fault_host.py")
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0
 LARGEST = Limits(message_bytes_max=1 << 30)
 RESET = struct.pack("ii", 1, 0)
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -53,6 +53,7 @@ class RawPeer:
         self.socket.connect(("127.0.0.1", port))
         self.protocol = Protocol("client", LARGEST)
         self._arrived: list[str | bytes] = []
+        self.pings_answered = 0
 
     def shake(self, path: str = "/", *more: str) -> int:
         """Ask for a connection; gives the HTTP status."""
@@ -98,6 +99,7 @@ class RawPeer:
             if not data:
                 return None
             self._arrived += self.protocol.feed(data)
+            self.pings_answered += bool(self.protocol.out) and not self.protocol.closed
             out = b"".join(self.protocol.out)
             self.protocol.out.clear()
             with contextlib.suppress(OSError):
@@ -170,9 +172,12 @@ class HostProcess:
             counts: dict[str, int] = json.loads(control.ask("counts"))
             return counts
 
-    def fate(self, profile: str, name: str) -> list[Any]:
-        """Code and reason of a connection that is gone, or about to be."""
-        with self.peer(profile, "/control") as control:
+    def fate(self, name: str) -> list[Any]:
+        """Code and reason of a connection that is gone, or about to be, whichever server had it.
+
+        The first server is asked, for this client must not be cut off itself while it waits.
+        """
+        with self.peer(next(iter(self.ports)), "/control") as control:
             ended: list[Any] = json.loads(control.ask(f"fate {name}"))
             return ended
 

@@ -16,7 +16,7 @@ from websocket_fabric.handshake import ResponseReader, build_request, check_resp
 from websocket_fabric.protocol import Protocol
 
 HOST = "127.0.0.1"
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 def free_port() -> int:

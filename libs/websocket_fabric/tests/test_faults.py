@@ -20,9 +20,11 @@ from raw_peer import PATIENCE_S, HostProcess, RawPeer, request, running_host
 HOSTS = ("asyncio", "gevent")
 MESSAGE_BYTES = 64 * 1024
 QUICK = {"close_timeout_s": 0.2, "shutdown_timeout_s": 1.0}
-LEAVING = {"close_timeout_s": 0.8, "shutdown_timeout_s": 1.5}
+LEAVING = {"close_timeout_s": 0.8, "shutdown_timeout_s": 2.5}
 SMALL_QUEUE = {"outbox_messages_max": 64, "outbox_bytes_max": 128 * 1024, "socket_send_bytes": 32 * 1024, **QUICK}
 SOON = {"idle_timeout_s": 0.2, "ping_timeout_s": 0.5}
+DRIP_S = 1.0
+"""For a handshake; whoever makes an honest one meanwhile must not be stopped so long in the middle of it."""
 PROFILES: dict[str, dict[str, Any]] = {
     "plain": {"message_bytes_max": MESSAGE_BYTES, **QUICK},
     "deflate": {"message_bytes_max": MESSAGE_BYTES, "deflate": True, **QUICK},
@@ -33,8 +35,9 @@ PROFILES: dict[str, dict[str, Any]] = {
     "dropping soon": {"when_full": "drop_oldest", **SMALL_QUEUE, **SOON},
     "blocking soon": {"when_full": "block", **SMALL_QUEUE, **SOON},
     "asking": {**SOON, **QUICK},
+    "asking patiently": {"idle_timeout_s": 0.1, "ping_timeout_s": 1.5, **QUICK},
     "few": {"connections_max": 4, **QUICK},
-    "dripping": {"connections_max": 300, "handshake_timeout_s": 0.3, **QUICK},
+    "dripping": {"connections_max": 300, "handshake_timeout_s": DRIP_S, **QUICK},
 }
 RECEIVE_BYTES = 16 * 1024
 """What the kernel holds for a client that does not read."""
@@ -109,9 +112,9 @@ def test_a_slow_reader_gets_everything_in_order(host: HostProcess) -> None:
 
 def test_who_never_reads_is_told_to_come_again(host: HostProcess) -> None:
     """Policy `close`: what waits is thrown away and the connection closed with 1013."""
-    with host.peer("closing", "/deaf", receive_bytes=RECEIVE_BYTES) as deaf:
+    with host.peer("closing", "/deaf-closing", receive_bytes=RECEIVE_BYTES) as deaf:
         deaf.send("pour 3000 2000")
-        assert host.fate("closing", "deaf") == [1013, "You read slower than you are written to."]
+        assert host.fate("deaf-closing") == [1013, "You read slower than you are written to."]
     assert host.counts("closing")["messages_dropped"] > 64
 
 
@@ -127,28 +130,32 @@ def test_who_never_reads_loses_the_oldest(host: HostProcess) -> None:
 
 def test_who_never_reads_is_not_read_either(host: HostProcess) -> None:
     """Policy `block`: its own messages wait with it, and the handler that does not wait is stopped by the bound."""
-    with host.peer("blocking", "/deaf", receive_bytes=RECEIVE_BYTES) as deaf:
+    with host.peer("blocking", receive_bytes=RECEIVE_BYTES) as deaf:
         deaf.send("stream 3000 2000")
         assert deaf.push("x" * 60_000) < PUSHED_MAX
     with host.peer("blocking", "/pouring", receive_bytes=RECEIVE_BYTES) as pouring:
         pouring.send("pour 3000 2000")
-        assert host.fate("blocking", "pouring")[0] == 1013
+        assert host.fate("pouring")[0] == 1013
 
 
 def test_who_answers_nothing_is_cut_off(host: HostProcess) -> None:
     """Half open, or taking nothing whatever the policy: gone after idle and ping time. Who answers pings stays."""
-    silent = host.peer("asking")
-    answering = threading.Thread(target=silent.receive)
-    answering.start()
+    answering = host.peer("asking patiently")
+    listening = threading.Thread(target=answering.receive)
+    listening.start()
     host.peer("asking", "/half-open")
     for policy in ("dropping soon", "blocking soon"):
-        host.peer(policy, "/deaf", receive_bytes=RECEIVE_BYTES).send("stream 3000 2000")
-    assert host.fate("asking", "half-open") == [1006, "silent for 0.5 s after a ping"]
-    assert host.fate("dropping soon", "deaf")[0] == host.fate("blocking soon", "deaf")[0] == 1006
-    assert answering.is_alive(), "the one that answers is still there"
-    silent.send("still here")
-    answering.join(PATIENCE_S)
-    assert not answering.is_alive()
+        host.peer(policy, f"/{policy.split()[0]}", receive_bytes=RECEIVE_BYTES).send("stream 3000 2000")
+    assert host.fate("half-open") == [1006, "silent for 0.5 s after a ping"]
+    assert host.fate("dropping")[0] == host.fate("blocking")[0] == 1006
+    deadline = time.monotonic() + PATIENCE_S
+    while answering.pings_answered < 2:  # asked again, so its answer was heard
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    answering.send("still here")
+    listening.join(PATIENCE_S)
+    assert not listening.is_alive()
+    assert not answering.protocol.closed
 
 
 # --- clients that are too many, or too fast
@@ -253,7 +260,7 @@ def test_handshakes_that_drip_are_cut_off_and_others_are_served(core_host: HostP
         with core_host.peer("dripping") as real:
             assert real.ask("in between") == "in between"
         assert time.monotonic() - began < PATIENCE_S, f"{len(open_ones)} still drip"
-    assert time.monotonic() - began >= 0.3
+    assert time.monotonic() - began >= DRIP_S
 
 
 # --- clients that break the rules
@@ -334,15 +341,15 @@ def test_a_graceful_stop_under_load_loses_no_answer(own_host: HostProcess) -> No
 
     def talk(number: int) -> None:
         peer, asked = talking[number], 0
-        with contextlib.suppress(OSError):
-            while True:
+        while True:
+            with contextlib.suppress(OSError):  # the server may be gone already: what it said last is still to be read
                 peer.send(*(f"{one}" for one in range(asked, asked + 5)))
-                asked += 5
-                while len(answers[number]) < asked:
-                    answer = peer.receive()
-                    if answer is None:
-                        return
-                    answers[number].append(answer)
+            asked += 5
+            while len(answers[number]) < asked:
+                answer = peer.receive()
+                if answer is None:
+                    return
+                answers[number].append(answer)
 
     resting, endless = own_host.peer("own"), own_host.peer("own")
     resting.send("rest 0.2")
@@ -360,7 +367,7 @@ def test_a_graceful_stop_under_load_loses_no_answer(own_host: HostProcess) -> No
     took_s = time.monotonic() - began
     for thread in threads:
         thread.join(PATIENCE_S)
-    assert took_s < LEAVING["shutdown_timeout_s"] + LEAVING["close_timeout_s"] + 1
+    assert took_s < LEAVING["shutdown_timeout_s"] + LEAVING["close_timeout_s"] + 5
     for number, peer in enumerate(talking):
         assert numbers(answers[number]) == list(range(len(answers[number])))
         assert (peer.protocol.close_code, peer.protocol.close_reason) == (1001, "The server is stopping; come again.")
