@@ -13,7 +13,7 @@ import fabric_bench
 import load_client
 import pytest
 
-SHORT = {"seconds": 0.2, "warm": 0.0}
+SHORT = {"seconds": 0.5, "warm": 0.0}
 
 
 def test_a_ratio_compares_each_round_with_the_same_round_of_the_peer() -> None:

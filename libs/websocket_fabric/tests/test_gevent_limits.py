@@ -100,14 +100,19 @@ def test_a_waiting_drain_hears_that_its_client_is_gone() -> None:
         until(lambda: len(heard) == 1)
 
 
-def test_silent_clients_are_pinged_and_slow_handshakes_refused() -> None:
-    """A client that answers nothing is cut off; one that does not finish its request gets 408."""
-    limits = Limits(handshake_timeout_s=0.1, idle_timeout_s=0.1, ping_timeout_s=0.1, close_timeout_s=0.1)
-    with gevent_server(echo, limits=limits) as host:
+def test_a_slow_handshake_is_refused() -> None:
+    """One that does not finish its request gets 408."""
+    with gevent_server(echo, limits=Limits(handshake_timeout_s=0.1)) as host:
         hasty = socket.create_connection(("127.0.0.1", host.port))
         hasty.sendall(b"GET / HTTP/1.1\r\n")
         assert b" 408 " in hasty.recv(1000)
         hasty.close()
+
+
+def test_silent_clients_are_pinged_and_cut_off() -> None:
+    """A client that answers nothing is there no longer than its ping allows."""
+    limits = Limits(idle_timeout_s=0.1, ping_timeout_s=0.1, close_timeout_s=0.1)
+    with gevent_server(echo, limits=limits) as host:
         silent = raw(host.port)
         assert silent.recv(2)[0] == 0x89
         while silent.recv(1000):

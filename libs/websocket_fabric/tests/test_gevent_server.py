@@ -10,6 +10,7 @@ import threading
 import time
 
 import gevent
+import gevent.event
 import pytest
 from client_peers import free_port
 from gevent_host import Host, connected, echo, frame, gevent_server, raw, run, until
@@ -31,6 +32,7 @@ def test_importing_the_library_does_not_import_gevent_and_the_host_patches_nothi
 def test_a_handler_that_waits_holds_up_its_own_client_only() -> None:
     """Messages of one client are handled in order, one at a time; another client is answered meanwhile."""
     running: list[str] = []
+    go_on = gevent.event.Event()
 
     def prepare(server: GeventServer) -> None:
         @server.on_message
@@ -39,7 +41,8 @@ def test_a_handler_that_waits_holds_up_its_own_client_only() -> None:
             if text.startswith("slow"):
                 running.append(text)
                 assert len(running) == 1
-                gevent.sleep(0.1)
+                go_on.wait()
+                gevent.sleep(0.01)
                 running.remove(text)
             return text
 
@@ -48,7 +51,8 @@ def test_a_handler_that_waits_holds_up_its_own_client_only() -> None:
         slow.sendall(frame("slow 1") + frame("slow 2") + frame("slow 3"))
         until(lambda: bool(running))
         assert run(host, "quick") == ["quick"]
-        assert running
+        assert running == ["slow 1"]
+        host.call(lambda _server: go_on.set())
         got = b""
         while len(got) < 24:
             got += slow.recv(100)
