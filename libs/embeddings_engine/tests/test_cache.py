@@ -95,16 +95,15 @@ def test_slow_tiers_fill_the_fast_ones(tmp_path: Path) -> None:
 
 def test_a_dead_server_is_a_miss_and_is_left_alone(tmp_path: Path) -> None:
     """Nothing raises; after one failure the server is not asked again for a while."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    client = redis.Redis(port=port, socket_connect_timeout=1)
-    cache = VectorCache(MemoryTier(), RedisTier(client))
-    assert cache.get_many([b"a"]) == {}
-    assert cache._is_silent(1)
-    cache.set_many({b"a": row(2)})
-    np.testing.assert_array_equal(cache.get_many([b"a"])[b"a"], row(2))
-    client.close()
+    with socket.socket() as taken:  # and not listened to: nobody else can have it meanwhile
+        taken.bind(("127.0.0.1", 0))
+        client = redis.Redis(port=taken.getsockname()[1], socket_connect_timeout=1)
+        cache = VectorCache(MemoryTier(), RedisTier(client))
+        assert cache.get_many([b"a"]) == {}
+        assert cache._is_silent(1)
+        cache.set_many({b"a": row(2)})
+        np.testing.assert_array_equal(cache.get_many([b"a"])[b"a"], row(2))
+        client.close()
 
 
 def test_keys_tell_models_prefixes_and_texts_apart() -> None:

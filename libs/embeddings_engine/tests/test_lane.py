@@ -15,7 +15,7 @@ from embeddings_engine.backends.base import Traits, Usage, Vectors
 from embeddings_engine.estimates import estimated_items, estimated_tokens, estimated_windows
 from embeddings_engine.tokens import Item, Span
 
-WAIT_S = 10
+WAIT_S = 30
 
 
 class Scripted:
@@ -74,7 +74,7 @@ def started(backend: Scripted) -> EmbeddingsEngine:
 
 
 def queued(engine: EmbeddingsEngine, check: Callable[[tuple[int, int]], bool]) -> None:
-    """Wait until calls have reached the lane."""
+    """Wait until calls have reached the lane, which counts the one that runs, too."""
     pause = threading.Event()
     for _ in range(WAIT_S * 200):
         if check(engine._lane.waiting()):
@@ -106,7 +106,7 @@ def test_callers_that_wait_together_run_together(threads: ThreadPoolExecutor) ->
     first = threads.submit(engine.encode, "first")
     assert backend.entered.acquire(timeout=WAIT_S)
     rest = [threads.submit(engine.encode, "x" * (n + 1)) for n in range(10)]
-    queued(engine, lambda waiting: waiting[0] >= 10)
+    queued(engine, lambda waiting: waiting[0] == 1 + 10)
     backend.open = True
     backend.gate.release()
     assert [int(future.result(WAIT_S)[0]) for future in rest] == list(range(1, 11))
@@ -122,7 +122,7 @@ def test_one_bad_text_fails_its_own_caller_only(threads: ThreadPoolExecutor) -> 
     threads.submit(engine.encode, "first")
     assert backend.entered.acquire(timeout=WAIT_S)
     good, bad = threads.submit(engine.encode, "good"), threads.submit(engine.encode, "bad")
-    queued(engine, lambda waiting: waiting[0] >= 2)
+    queued(engine, lambda waiting: waiting[0] == 1 + 2)
     backend.open = True
     backend.gate.release()
     assert good.result(WAIT_S).shape == (4,)
@@ -174,7 +174,7 @@ def test_closing_wakes_who_waits(threads: ThreadPoolExecutor) -> None:
     threads.submit(engine.encode, "first")
     assert backend.entered.acquire(timeout=WAIT_S)
     waits = threads.submit(engine.encode, "second")
-    queued(engine, lambda waiting: waiting[0] >= 1)
+    queued(engine, lambda waiting: waiting[0] == 1 + 1)
     closing = threads.submit(engine.close)
     with pytest.raises(Closed):
         waits.result(WAIT_S)
@@ -191,7 +191,7 @@ def test_bulk_calls_share_the_device(threads: ThreadPoolExecutor) -> None:
     long = threads.submit(engine.encode, [f"long {n}" for n in range(30)])
     assert backend.entered.acquire(timeout=WAIT_S)
     short = threads.submit(engine.encode, ["short 1", "short 2"])
-    queued(engine, lambda waiting: waiting[1] >= 2)
+    queued(engine, lambda waiting: waiting[1] == 1 + 1)
     backend.open = True
     backend.gate.release()
     short.result(WAIT_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -193,16 +194,21 @@ def test_what_cannot_work_is_not_tried_again(fake: FakeService, status: int) -> 
 def test_a_silent_service_times_out_and_is_asked_again(fake: FakeService) -> None:
     """The first request is never answered; the second is."""
     fake.faults = [None]
-    with openai(fake, timeout_s=0.3) as engine:
+    with openai(fake, timeout_s=0.3, attempts_max=20) as engine:
         assert engine.encode("text").shape == (DIMENSIONS,)
-    assert len(fake.requests) == 2
+        # more than once where this machine stood still in the middle of an answer
+        assert engine.stats().usage.retries + 1 >= len(fake.requests) > 1
 
 
-def test_nobody_there_is_said(fake: FakeService) -> None:
+def test_nobody_there_is_said() -> None:
     """A refused connection names the address."""
-    url = fake.url
-    fake.close()
-    service = Service(base_url=f"{url}/v1", dimensions=4, attempts_max=2, backoff_first_s=0.01)
+    with socket.socket() as taken:  # and not listened to: nobody else can have it meanwhile
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        _nobody_there(Service(base_url=f"{url}/v1", dimensions=4, attempts_max=2, backoff_first_s=0.01))
+
+
+def _nobody_there(service: Service) -> None:
     with (
         EmbeddingsEngine("some-model", service=service) as engine,
         pytest.raises(BackendFailed, match="cannot be reached"),
