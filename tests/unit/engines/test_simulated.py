@@ -21,7 +21,8 @@ from pathlib import Path
 from reef.ports import ChatMessage, ChatRequest
 from workers.engines.simulated import SimulatedEngine
 
-engine = SimulatedEngine("simulated:token_ms=0", context_tokens=512, hang_s=0.5, trace_file=Path(sys.argv[2]))
+trace, hang_s = Path(sys.argv[2]), float(sys.argv[3])
+engine = SimulatedEngine("simulated:token_ms=0", context_tokens=512, hang_s=hang_s, trace_file=trace)
 engine.generate(ChatRequest([ChatMessage("user", sys.argv[1])], 10), print, threading.Event())
 """
 
@@ -33,11 +34,10 @@ def say(engine: SimulatedEngine, text: str, tokens_max: int = 100) -> str:
     return "".join(pieces)
 
 
-def misbehave(text: str, trace: Path) -> int:
+def misbehave(text: str, trace: Path, hang_s: float = 30.0) -> int:
     """Exit status of a process that is told this."""
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, text, str(trace)], cwd=ROOT, capture_output=True, timeout=30, check=False
-    ).returncode
+    argv = [sys.executable, "-c", PROGRAM, text, str(trace), str(hang_s)]
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, timeout=60, check=False).returncode
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_pace_that_means_nothing(tmp_path: Path) -> None:
 def test_faults_on_demand(engine: SimulatedEngine, tmp_path: Path) -> None:
     """A poison message kills the process by SIGKILL; a hang is ended by the watchdog; a failure is an EngineError."""
     assert misbehave("!crash now", tmp_path / "t") == -signal.SIGKILL
-    assert misbehave("!hang 20", tmp_path / "t") == 1
+    assert misbehave("!hang 20", tmp_path / "t", hang_s=0.5) == 1
     assert "_obey" in (tmp_path / "t").read_text(encoding="utf-8")
     assert misbehave("!hang 0.01", tmp_path / "t") == 0
     with pytest.raises(EngineError):

@@ -17,7 +17,7 @@ from bench import tiny_tflite
 from reef.ports import Cancelled, EngineError, EngineRefused, InferenceEngine
 from reef.topology import Device
 from workers.engines.tflite_runtime import Runtime
-from workers.pipeline.head import PipelineEngine
+from workers.pipeline.head import MEET_WAIT_S, PipelineEngine
 
 CPU = Device("cpu:0", "cpu", cores=(0,))
 
@@ -76,17 +76,19 @@ def test_a_stage_that_comes_back_is_found(tmp_path: Path) -> None:
     tiny_tflite.segments(tmp_path / "models", "chain")
     peers = ["media-cpu-0", "media-cpu-1", "media-cpu-2"]
     later = [follower(tmp_path, "chain", peers, number) for number in (1, 2)]
-    head = PipelineEngine(segment(tmp_path, "chain", peers, 0), tmp_path, hang_s=20.0, wait_s=0.3)
+    head = PipelineEngine(segment(tmp_path, "chain", peers, 0), tmp_path, hang_s=20.0)
     head.load(lambda share, note: None)
     given = inputs(3)
     head.infer("chain", given, threading.Event())
     steps = head.steps()
     later[1].close()
+    head._wait_s = 0.3
     with pytest.raises(EngineError, match=r"interrupted: stage media-cpu-2|not complete: stage media-cpu-2"):
         head.infer("chain", given, threading.Event())
     with pytest.raises(EngineError, match=r"not complete: stage media-cpu-2 is not there"):
         head.infer("chain", given, threading.Event())
     later[1] = follower(tmp_path, "chain", peers, 2)
+    head._wait_s = MEET_WAIT_S
     found = head.infer("chain", given, threading.Event())
     np.testing.assert_array_equal(found[0][0], whole(tmp_path, given)[0])
     assert head.steps() > steps, "a counter of steps never goes back"
@@ -99,7 +101,7 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     tiny_tflite.segments(tmp_path / "models", "chain", (0, 2, 4))
     with running_pipeline(tmp_path, "chain", 2) as engine, pytest.raises(EngineRefused, match="runs chain only"):
         engine.describe("other")
-    with running_pipeline(tmp_path, "chain", 2, wait_s=1.0) as engine:
+    with running_pipeline(tmp_path, "chain", 2) as engine:
         # a segment of another cut takes the place of the last one
         odd = tiny_tflite.Graph()
         odd.tensor("t2", (1, 8))
