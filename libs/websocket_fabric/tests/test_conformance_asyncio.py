@@ -19,6 +19,9 @@ from served import HOST, WAIT_S, free_port
 
 TESTS = Path(__file__).parent
 CONCURRENCY = 8
+BY_THE_CLOCK = "6.4."
+"""Text that is refused at its first wrong byte, within a second: "NON-STRICT" where the machine stood still so long.
+test_faults.py sees the same without a clock."""
 
 pytestmark = LEAVES_FILES_OPEN
 
@@ -66,7 +69,8 @@ def _run(port: int, cases: Sequence[str], exclude: Sequence[str] = ()) -> Sequen
 
 def _check(results: Sequence[kosoku.CaseResult], count: int) -> None:
     assert not failed(results)
-    assert {one.behavior.value for one in results} <= {"OK", "INFORMATIONAL"}
+    strict = [one for one in results if not one.case_id.startswith(BY_THE_CLOCK)]
+    assert {one.behavior.value for one in strict} <= {"OK", "INFORMATIONAL"}
     assert len(results) == count
 
 
