@@ -29,7 +29,7 @@ _SEND = f"lpush sadd smembers llen publish {_TRANSACTION}"
 _LISTEN = "subscribe unsubscribe psubscribe punsubscribe"
 _CONSUME = "brpop rpop rpush srem exists hset hget hdel hkeys zadd zrem zrevrangebyscore del"
 _RUN_LOG = "xadd xrange xrevrange xlen expire"
-_UPLOAD_LOG = f"{_SCRIPTS} set hget hset"
+_UPLOAD_LOG = f"{_SCRIPTS} set hmget hset"
 _MOVE_HINTS = "lpop lrange lrem rpush srem"
 _SEE_NODES = "get hgetall hlen hmget hvals"
 

@@ -82,7 +82,7 @@ def test_a_broker_that_dies_again_and_again_under_load_loses_and_doubles_nothing
 def test_cut_connections_run_nothing_twice(start_reef: StartReef) -> None:
     """CLIENT KILL of every connection, six times, under load."""
     reef = start_reef()
-    ids = submit(reef, 16)
+    ids = submit(reef, 24)
     with broker(reef) as client:
         for _ in range(6):
             client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -96,7 +96,7 @@ def test_an_emptied_broker_loses_no_queued_job(start_reef: StartReef) -> None:
     reef = start_reef()
     with ChatClient(reef.url) as chat:
         watched = chat.follow(chat.say(TEXT * 3), tokens_at_least(5))
-        ids = submit(reef, 16)
+        ids = submit(reef, 24)
         with broker(reef) as client:
             client.flushall()
         chat.finish(watched)
