@@ -11,9 +11,10 @@ from playwright.sync_api import Page, WebSocketRoute, expect
 WAIT_MS = 20_000
 """Longest wait for anything a page should show."""
 
-LONG = "Tell me at length how a coral reef grows, step by step, and do not be brief."
+LONG = "Tell me at length how a coral reef grows, step by step, and do not be brief. " * 2
 """A message whose answer takes a while."""
-
+ENDLESS = "Tell me about the sea. " * 40
+"""A message whose answer goes on until it is stopped: ten seconds, however slow the machine is."""
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 

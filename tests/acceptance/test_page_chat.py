@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chat_page import LONG, ChatPage, Console, grows_only, squeezed
+from chat_page import ENDLESS, LONG, ChatPage, Console, grows_only, squeezed
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from reef.conversation import store
@@ -64,12 +63,10 @@ def test_page_tells_the_device_while_a_reply_waits(chat: ChatPage) -> None:
 
 def test_page_stop_ends_the_reply(chat: ChatPage) -> None:
     """Stop is visible while a reply is written and ends it; what was said so far stays."""
-    chat.say(LONG)
+    chat.say(ENDLESS)
     chat.wait_writing()
-    began_s = time.monotonic()
     chat.stop.click()
     expect(chat.replies.last).to_contain_text("Stopped.")
-    assert time.monotonic() - began_s < 2.0
     stored = chat.history()["messages"][-1]
     assert stored["state"] == "stopped"
     assert squeezed(chat.streamed()[-1]) == squeezed(stored["content"])
@@ -79,7 +76,7 @@ def test_page_stop_ends_the_reply(chat: ChatPage) -> None:
 
 def test_page_escape_stops_the_reply(chat: ChatPage) -> None:
     """Esc in the message field stops the reply."""
-    chat.say(LONG)
+    chat.say(ENDLESS)
     chat.wait_writing()
     chat.message.press("Escape")
     expect(chat.replies.last).to_contain_text("Stopped.")
@@ -119,7 +116,7 @@ def test_page_two_tabs_see_the_same_reply(chat: ChatPage, open_chat: Callable[[P
 
 def test_page_stop_works_from_another_tab(chat: ChatPage, open_chat: Callable[[Page], ChatPage]) -> None:
     """A reply that one tab asked for can be stopped in another, and both show it."""
-    chat.say(LONG)
+    chat.say(ENDLESS)
     chat.wait_writing()
     other = open_chat(chat.page.context.new_page()).open(f"/chat/{chat.session_id}")
     other.stop.click()
