@@ -31,7 +31,7 @@ _CONSUME = "brpop rpop rpush srem exists hset hget hdel hkeys zadd zrem zrevrang
 _RUN_LOG = "xadd xrange xrevrange xlen expire"
 _UPLOAD_LOG = f"{_SCRIPTS} set hmget hset"
 _MOVE_HINTS = "lpop lrange lrem rpush srem"
-_SEE_NODES = "get hgetall hlen hmget hvals"
+_SEE_NODES = "get hget hgetall hlen hmget hvals"
 
 _BINDINGS = "_kombu.binding.*"
 _MAIL = ("celeryev*", "*.celery.pidbox*")
