@@ -236,7 +236,13 @@ class Shoal:
     # --- devices
 
     def start(self, node: str, *, left_alone: bool = False) -> None:
-        """A device begins, or begins anew; one that is `left_alone` serves when that is cleared."""
+        """A device begins, or begins anew; one that is `left_alone` serves when that is cleared.
+
+        As `coral-reef worker` does, it frees first what the one before it left: in its book a hint that is not claimed
+        would lie while the node is alive again, until it is sent once more.
+        """
+        if node in self.devices:
+            recover_node(self.settings, node)
         device = Device(self, node)
         if left_alone:
             device.left_alone.set()
