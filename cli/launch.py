@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import httpx
+import redis
 import sqlalchemy as sa
 
 from cli import gateway
@@ -26,7 +27,7 @@ from cli.machine import CODE, all_posts, is_loopback, local_posts, needs_vectors
 from cli.options import without_password
 from cli.outside import bring_up_to_date, check_address, check_broker
 from cli.reef_client import ReefClient
-from reef import access
+from reef import access, keys
 from reef.knowledge import heartbeat
 from reef.records.database import Database
 from reef.settings import Settings, inherited_environment
@@ -79,6 +80,7 @@ class ReefProcesses:
         self._prepare = prepare or (lambda _: None)
         self._note = note or (lambda _: None)
         self._on_change = on_change or (lambda _: None)
+        self._shares_broker = bool(settings.redis_url)
         self._directory = DataDirectory(settings.data_dir)
         self._supervisor: Supervisor | None = None
         self._started_at = time.time()
@@ -107,14 +109,14 @@ class ReefProcesses:
         """What is not ours to make is looked at before anything is fetched: a download is no time to wait for it."""
         check_address(self.settings)
         gateway.check_port(self.settings)
-        if self.settings.redis_url:
+        if self._shares_broker:
             check_broker(self.settings)
             self._note("Broker of REEF_REDIS_URL answers")
         bring_up_to_date(self.settings)
         self._note("Database is up to date")
 
     def _start_broker(self) -> None:
-        if self.settings.redis_url:
+        if self._shares_broker:
             self._supervise([])
             return
         for attempt in range(1, BROKER_STARTS_MAX + 1):
@@ -204,13 +206,31 @@ class ReefProcesses:
             probe = functools.partial(gateway.answers, self.settings)
             supervisor.start(self._spec("gateway", _python("app.gateway"), probe, grace_s=WEB_GRACE_S))
         supervisor.start(self._spec("web", _python("app.serve"), self.client.lives, grace_s=WEB_GRACE_S))
-        for post in local_posts(topology, self.settings.machine):
+        posts = local_posts(topology, self.settings.machine)
+        self._free_what_was_held([post.node for post in posts])
+        for post in posts:
             supervisor.start(worker_spec(post, self._environment(node=post.node), self._hand_back))
         supervisor.start(self._spec("sweeper", _python("workers.sweeper"), phase=1))
         if self.flower is not None:
             supervisor.start(self._flower_spec(self.flower))
         # while the processes start: the first death must not wait for half a second of imports
         importlib.import_module("workers.recovery")
+
+    def _free_what_was_held(self, nodes: Collection[str]) -> None:
+        """A reef that was killed, or lost its power, said no goodbye: its jobs need not wait until their leases end.
+
+        Of a broker of our own only: a device of the same name may live on another machine that shares one.
+        """
+        if self._shares_broker:
+            return
+        with redis.Redis.from_url(self.settings.redis_url, socket_timeout=3, socket_connect_timeout=3) as client:
+            left = [node for node in nodes if client.hexists(keys.NODES, node)]
+        if left:
+            from workers.recovery import recover_node
+
+            for node in left:
+                recover_node(self.settings, node)
+            self._note("Handed back the work of an earlier start that ended without a word")
 
     def _flower_spec(self, login: FlowerLogin) -> ProcessSpec:
         address = httpx.URL(login.url)

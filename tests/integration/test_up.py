@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import pytest
 
+from reef.ledger import Ledger
+from reef.records.database import Database
 from reef.settings import Settings
 from workers import broker, child_process
 
@@ -241,15 +243,30 @@ def test_ctrl_c_stops_everything_in_order(tmp_path: Path) -> None:
 
 
 def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
-    """After kill -9 of `up` its processes end by themselves, and the next `up` starts in the same directory."""
-    first = Up(tmp_path / "reef", "--no-flower")
+    """After kill -9 of `up` its processes end by themselves; the next `up` in the same directory goes on with the
+    reply that they were at, and does not wait for its lease."""
+    queues = QUEUES.replace("streams: 2", "streams: 2, limits: {lease_s: 3000}")
+    first = Up(tmp_path / "reef", "--no-flower", queues=queues)
     first.wait_for("Ctrl-C stops everything")
+    body = {"persona_id": "alice", "message": "a reply that takes its time " * 10, "wait": False}
+    said = httpx.post(f"http://127.0.0.1:{first.port}/api/v1/chat", json=body, trust_env=False).json()
+    database = Database(f"sqlite:///{first.data}/reef.db")
+    ledger = Ledger(database)
+    wait_until(lambda: ledger.get(said["run_id"]).state == "running", "a reply that is written")
     processes = first.processes()
     assert first.end(signal.SIGKILL) == -signal.SIGKILL
     wait_until(lambda: not any(map(child_process.is_alive, processes.values())), "the end of all processes", 10)
-    second = Up(tmp_path / "reef", "--no-flower")
-    second.wait_for("Ctrl-C stops everything")
-    assert second.end() == 0
+    assert ledger.get(said["run_id"]).state == "running"
+    second = Up(tmp_path / "reef", "--no-flower", queues=queues)
+    try:
+        second.wait_for("Handed back the work of an earlier start")
+        second.wait_for("Ctrl-C stops everything")
+        wait_until(lambda: ledger.get(said["run_id"]).ended, "the end of the reply")
+        record = ledger.get(said["run_id"])
+        assert (record.state, record.attempts) == ("done", 2)
+    finally:
+        database.dispose()
+        assert second.end() == 0
 
 
 def test_beyond_loopback_a_key_is_made_shown_once_and_asked_for(tmp_path: Path) -> None:
