@@ -211,31 +211,29 @@ class _Layout:
         return self._with_somebody_for_all(places)
 
     def _stand_ins(self) -> dict[str, Group]:
-        """Which spare device serves for which group, those that do already first."""
+        """Which spare device serves for which group: one for each that has nobody comes before a second for any."""
         found: dict[str, Group] = {}
-        for group in self._by_distress():
-            lost = self._lost(group)
-            here = [
-                device
-                for device in self.spare
-                if device.alive
-                and device.node not in found
-                and device.serves(group.pool)
-                and self.view.place(device.node).tier == "reserve"
-                and self._serves(group, self.view.place(device.node))
-            ]
-            missing = self._lacking(group)
-            # for a device that is not known yet nobody is sent, but who already stands in for it stays
-            keep = here[:missing]
-            found |= {device.node: group for device in keep}
-            able = [device for device in self.spare if device.alive and device.serves(group.pool)]
-            free = [device for device in able if device.node not in found and not self._stands_elsewhere(device)]
-            hosts = Counter(device.host for device in self.seated[group])
-            for device in nearest(free, hosts, group.model, group.pool)[: max(0, lost - len(keep))]:
-                found[device.node] = group
-            if not self._alive(group) and not any(served == group for served in found.values()):
-                found |= self._borrowed(group, found)
+        groups = self._by_distress()
+        for group in groups:
+            if not self._alive(group):
+                found |= self._sent(group, 1, found) or self._borrowed(group, found)
+        for group in groups:
+            found |= self._sent(group, self._lacking(group), found)
         return found
+
+    def _sent(self, group: Group, most: int, found: dict[str, Group]) -> dict[str, Group]:
+        """Spare devices for a group until it has so many, beyond those found; who stands in for it already first."""
+        spare = [d for d in self.spare if d.alive and d.node not in found and d.serves(group.pool)]
+        places = {device.node: self.view.place(device.node) for device in spare}
+        here = [d for d in spare if places[d.node].tier == "reserve" and self._serves(group, places[d.node])]
+        sent = sum(served == group for served in found.values())
+        # for a device that is not known yet nobody is sent, but who already stands in for it stays
+        keep = here[: max(0, most - sent)]
+        free = [device for device in spare if not self._stands_elsewhere(device)]
+        hosts = Counter(device.host for device in self.seated[group])
+        missing = min(most, self._lost(group)) - sent - len(keep)
+        new = nearest(free, hosts, group.model, group.pool)[: max(0, missing)]
+        return {device.node: group for device in [*keep, *new]}
 
     def _stands_elsewhere(self, device: Seen) -> bool:
         """Whether it serves for a group that still misses somebody."""
@@ -256,7 +254,8 @@ class _Layout:
         standing = [d for d in self.spare if d.alive and d.node not in found and d.serves(group.pool)]
         for other in self.groups:
             helpers = [device for device in standing if self._serves(other, self.view.place(device.node))]
-            if helpers and self._alive(other) + len(helpers) > 1:
+            sent = sum(served == other for served in found.values())
+            if helpers and self._alive(other) + sent + len(helpers) > 1:
                 return {helpers[-1].node: group}
         for lender in sorted(self.groups, key=lambda one: (bool(one.pool), -self._alive(one))):
             free = [device for device in self.seated[lender] if device.alive and device.node not in found]

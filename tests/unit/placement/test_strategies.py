@@ -116,6 +116,26 @@ def test_deaths_and_returns_in_any_order_leave_a_whole_layout(strategy: str, siz
         check(world)
 
 
+@pytest.mark.parametrize("hosts", [1, 2, 3])
+def test_the_reserve_is_shared_by_those_who_lost_everybody(hosts: int) -> None:
+    """Two personas are without a device, two of the reserve are left: each gets one, whoever lost its devices first."""
+    world = World("dedicated", 8, hosts=hosts)
+    world.settle()
+    mine = {
+        persona: [node for node, place in world.places.items() if persona_route(persona) in place.routes]
+        for persona in ("p0", "p1")
+    }
+    for first, second in (("p0", "p1"), ("p1", "p0")):
+        world.set(mine[first], presence="gone")
+        world.settle()
+        world.set(mine[second], presence="gone")
+        world.settle()
+        served = Counter(route for node in world.alive for route in world.places[node].routes)
+        assert served == {persona_route("p0"): 1, persona_route("p1"): 1}
+        world.set([*mine[first], *mine[second]], presence="alive")
+        world.settle()
+
+
 def test_a_start_declares_nobody_dead() -> None:
     """Before the first word of a worker nobody is sent in its place."""
     world = World("dedicated", 8)
