@@ -30,6 +30,8 @@ _MARKS = (  # parts of words that Python's \\w leaves out: accents, Hebrew and A
 _LETTER = rf"(?:(?![{_UNSPACED}])[\w{_MARKS}])"
 _PIECES = re.compile(rf"(?P<run>[{_UNSPACED}]+)|(?P<word>{_LETTER}+(?:['’.+#&/:@-]{_LETTER}+)*[+#]*)")
 _SIGNS = re.compile(r"[.+#&/:@_-]+")
+_BARE_MARK = re.compile(rf" (?=[{_MARKS}])")
+"""What a mark that stands for itself (U+FE76) is written on when it is taken apart."""
 _PLAIN_EXTRA = str.maketrans({"أ": "ا", "إ": "ا", "آ": "ا", "ٱ": "ا", "ى": "ي", "ة": "ه", "ـ": "", "ß": "ss"})
 
 _STOP_WORDS = """
@@ -66,7 +68,7 @@ def extra_words(text: str) -> str:
     for kind, piece in _pieces(text):
         if kind == "run":
             found.update(dict.fromkeys(_pairs(piece)))
-        elif (plain := plain_form(piece)) != piece.lower():
+        elif (plain := plain_form(piece)) not in ("", piece.lower()):
             found[plain] = None
     return " ".join(found)
 
@@ -95,8 +97,11 @@ def question_words(question: str) -> list[Word]:
 
 
 def plain_form(word: str) -> str:
-    """A word without accents and vowel marks, in small letters: what people type who do not have them."""
-    decomposed = unicodedata.normalize("NFKD", word.casefold().translate(_PLAIN_EXTRA))
+    """A word without accents and vowel marks, in small letters: what people type who do not have them.
+
+    Nothing is left of a mark that stands for itself. A sign for a whole blessing (U+FDFA) is several words.
+    """
+    decomposed = _BARE_MARK.sub("", unicodedata.normalize("NFKD", word.casefold().translate(_PLAIN_EXTRA)))
     plain = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
     return unicodedata.normalize("NFC", plain).translate(_PLAIN_EXTRA)
 
@@ -107,7 +112,9 @@ def _words_of(kind: str, piece: str) -> list[Word]:
         parts = _SIGNS.split(piece)
         wanted = [piece, *parts] if len(parts) > 1 else [piece]
         return [
-            Word(tuple(dict.fromkeys((one.lower(), plain_form(one))))) for one in wanted if any(map(str.isalnum, one))
+            Word(tuple(form for form in dict.fromkeys((one.lower(), plain_form(one))) if form))
+            for one in wanted
+            if any(map(str.isalnum, one))
         ]
     return [Word((pair,), prefix=len(pair) == 1) for pair in _pairs(piece)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reef.records.words import QUESTION_WORDS_MAX, extra_words, plain_form, question_words
@@ -35,6 +35,15 @@ def test_words_with_marks_have_a_plain_form() -> None:
     assert forms("Éclair") == [("éclair", "eclair")]
 
 
+def test_marks_that_stand_for_themselves_are_nothing_in_plain() -> None:
+    """A lone vowel, as an own letter of Unicode, is no word that every text would have."""
+    assert plain_form("\ufe76") == plain_form("\ufcf2") == ""
+    assert forms("\ufe76") == [("\ufe76",)]
+    assert plain_form("سل\ufe76ام") == "سلام"
+    assert extra_words("\ufe76") == ""
+    assert forms("\ufdfa") == [("\ufdfa", "صلي الله عليه وسلم")]
+
+
 def test_plain_english_needs_nothing_beside_it() -> None:
     """The column costs nothing where it is not needed."""
     assert extra_words("The quick brown fox, 42 times.") == ""
@@ -43,12 +52,15 @@ def test_plain_english_needs_nothing_beside_it() -> None:
 
 
 @given(st.text(alphabet=st.characters(categories=["L", "Nd", "Zs"])))
+@example("\ufc5e")
+@example("\ufdfa")
 def test_what_a_question_asks_for_stands_beside_the_text(text: str) -> None:
     """Every pair and plain form that a question asks for is there, when the text is the question itself."""
+    assert all(form.strip() for word in question_words(text) for form in word.forms)
     beside = set(extra_words(text).split())
     for word in question_words(text):
         if len(word.forms) > 1:
-            assert word.forms[-1] in beside
+            assert beside.issuperset(word.forms[-1].split())
 
 
 @given(st.text())
