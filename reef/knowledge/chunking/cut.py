@@ -67,8 +67,9 @@ class Chunker:
         heads = _heads(document)
         starts = [page.start for page in document.pages]
         chunks: list[Chunk] = []
-        for path, pieces in self._pack(found):
-            chunks.append(self._chunk(document, len(chunks), path, pieces, heads, starts))
+        for path, packed in self._pack(found):
+            for pieces in self._short_enough(document.text, packed):
+                chunks.append(self._chunk(document, len(chunks), path, pieces, heads, starts))
         return chunks
 
     def _pack(self, found: list[Section]) -> Iterator[tuple[tuple[str, ...], list[Piece]]]:
@@ -92,6 +93,23 @@ class Chunker:
         if held:
             yield path, held
 
+    def _short_enough(self, text: str, pieces: list[Piece]) -> Iterator[list[Piece]]:
+        """What was counted apart may be more tokens together: such a passage becomes two, until each fits."""
+        if not any(piece.cut for piece in pieces) or self._tokens(text, pieces) <= self.sizes.tokens_max:
+            yield pieces
+            return
+        halves = pieces if len(pieces) > 1 else _apart(pieces[0])
+        if len(halves) == 1:
+            yield pieces
+            return
+        middle = len(halves) // 2
+        yield from self._short_enough(text, halves[:middle])
+        yield from self._short_enough(text, halves[middle:])
+
+    def _tokens(self, text: str, pieces: list[Piece]) -> int:
+        """Of pieces that follow one another, counted together."""
+        return self._counter.count([text[pieces[0].start : pieces[-1].end]])[0]
+
     def _joins(self, tokens: int, section: Section, held: list[Piece]) -> bool:
         """Whether a new section goes on in the passage at hand: only when that is still small."""
         if section.pieces[-1].end - held[0].start > self._characters_max:
@@ -104,9 +122,8 @@ class Chunker:
         for piece in pieces:
             if piece.tokens <= self.sizes.tokens_max and piece.end - piece.start <= self._characters_max:
                 yield piece
-                continue
-            for start, end, tokens in piece.parts:
-                yield Piece(start, end, piece.kind, piece.block, tokens, [(start, end, tokens)], cut=True)
+            else:
+                yield from _apart(piece)
 
     def _takes(self, held: list[Piece], tokens: int, piece: Piece) -> bool:
         if piece.end - held[0].start > self._characters_max:
@@ -173,6 +190,14 @@ class Chunker:
             room = max(1, room - (longest - self._window))
             spans = _even_spans(pieces, room)
         return tuple((one - start, other - start) for one, other in spans)
+
+
+def _apart(piece: Piece) -> list[Piece]:
+    """Its parts, each as a piece of its own."""
+    return [
+        Piece(start, end, piece.kind, piece.block, tokens, [(start, end, tokens)], cut=True)
+        for start, end, tokens in piece.parts
+    ]
 
 
 def _even_spans(pieces: list[Piece], room: int) -> list[tuple[int, int]]:

@@ -124,6 +124,15 @@ def test_any_text_is_cut_within_its_limits(kind: str, text: str, sizes: ChunkSiz
     check(document, Chunker(COUNTERS[kind], sizes), COUNTERS[kind])
 
 
+def test_words_that_are_longer_together_than_apart_do_not_pass_the_limit() -> None:
+    """A model may see more tokens in a long word than in the parts it is cut into."""
+    text = "reef reef reef reef " + "reef" * 58 + "البحر. " * 54
+    chunker = Chunker(COUNTERS["unigram"], SMALL)
+    document = ParsedDocument(text=text.strip())
+    check(document, chunker, COUNTERS["unigram"])
+    assert len(chunker.cut(document)) > 1
+
+
 @pytest.mark.parametrize("kind", COUNTERS)
 @settings(max_examples=40, deadline=None)
 @given(text=st.text(max_size=3000))
