@@ -99,7 +99,7 @@ class Chunker:
             yield pieces
             return
         halves = pieces if len(pieces) > 1 else _apart(pieces[0])
-        if len(halves) == 1:
+        if len(halves) < 2:
             yield pieces
             return
         middle = len(halves) // 2
