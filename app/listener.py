@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -56,6 +57,7 @@ class Listener:
         "_look_at",
         "_on_wake",
         "_relay",
+        "_saying",
         "_started",
         "_woken",
         "closed",
@@ -74,6 +76,7 @@ class Listener:
         self._lock = relay.lock
         self._on_wake = on_wake
         self._woken = False
+        self._saying = False
         self._event: threading.Event | None = None
         self._control: list[Item] = []
         self._started: list[str] = []
@@ -113,6 +116,18 @@ class Listener:
             follower.confirmed = self._relay.join("run", run_id, self, follower)
         self._relay.flush()
         self.wake()
+
+    @contextmanager
+    def saying(self) -> Iterator[None]:
+        """While a message of this client is being taken: the run that begins is told by who takes it, from its answer
+        on. Found meanwhile among the session's runs, it would be told from its beginning, too."""
+        self._saying = True
+        try:
+            yield
+        finally:
+            self._saying = False
+            if self._look_at:
+                self.wake()
 
     def check_room(self) -> None:
         """Raises TooMany where no further run can be followed."""
@@ -289,19 +304,25 @@ class Listener:
         for upload in self.uploads.values():
             if upload.must_read(now):
                 return True
-        return bool(self._look_at)
+        return bool(self._look_at) and not self._saying
 
     def _follow_started(self, *, may_read: bool) -> None:
-        while may_read and self._look_at:
-            session_id = self._look_at.pop()
-            for job in self._relay.active_runs(session_id):
-                _keep(self._started, job.id)
+        while may_read and self._look_at and not self._saying:
+            self._find_runs(self._look_at.pop())
         while self._started:
             run_id = self._started.pop(0)
             try:
                 self.follow(run_id, again=False)
             except TooMany:
                 return  # its owner can still follow it by name
+
+    def _find_runs(self, session_id: str) -> None:
+        found = self._relay.active_runs(session_id)
+        if self._saying:  # it began meanwhile, and its run may be among these
+            self._look_at.append(session_id)
+            return
+        for job in found:
+            _keep(self._started, job.id)
 
     def _advance(self, follower: Follower, *, may_read: bool) -> list[Item]:
         told: list[Item] = []

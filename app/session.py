@@ -118,14 +118,15 @@ class ClientSession:
             self._listener.tell(item(accepted.queued))
             self._listener.follow(accepted.run.id, accepted.queued.seq, whole=not frame.stream, ended=ended)
 
-        self._desk.say(
-            frame.persona_id,
-            frame.message,
-            session_id=frame.session_id,
-            idempotency_key=frame.idempotency_key,
-            tokens_max=frame.tokens_max,
-            on_accepted=follow,
-        )
+        with self._listener.saying():
+            self._desk.say(
+                frame.persona_id,
+                frame.message,
+                session_id=frame.session_id,
+                idempotency_key=frame.idempotency_key,
+                tokens_max=frame.tokens_max,
+                on_accepted=follow,
+            )
 
     def _resume(self, frame: ResumeFrame) -> None:
         record = self._ledger.get(frame.run_id)

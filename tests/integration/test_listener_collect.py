@@ -19,6 +19,7 @@ from reef import keys, streams
 from reef.contracts.events import Done, Event, Token, Usage, encode
 from reef.contracts.jobs import CompletionJob
 from reef.ledger import NewJob
+from reef.records.tables import jobs
 from reef.settings import Settings
 
 if TYPE_CHECKING:
@@ -135,6 +136,28 @@ def test_what_is_announced_needs_no_reading(reef: Services, listener: Listener, 
     hearing.say(*said)
     assert listener.collect(may_read=False) == [item(event) for event in said]
     assert listener.collect(may_read=False) == []
+
+
+def test_a_run_of_its_own_is_not_found_before_it_is_answered(
+    reef: Services, listener: Listener, hearing: Played, run_id: str
+) -> None:
+    """A watch that is heard of late looks for runs when the client's own message is just being taken: that one is told
+    by who takes it, once. Another one that runs is found afterwards."""
+    with reef.database.write() as connection:
+        connection.execute(jobs.update().where(jobs.c.id == run_id).values(session_id="late"))
+        new = NewJob(job=CompletionJob(messages=[], tokens_max=4), deadline_s=600.0, attempts_max=3, session_id="late")
+        other = reef.ledger.submit(connection, new, waiting_max=9, streams=1).id
+    listener.watch("late")
+    with listener.saying():
+        hearing.confirm(keys.session_channel("late"))
+        assert listener.collect(may_read=False) == []
+        assert listener.collect(may_read=True) == []
+        assert not listener.followers
+        listener.follow(run_id, streams.number(0, 1))
+    assert listener.collect(may_read=False) is None, "runs of the session have to be looked for"
+    listener.collect(may_read=True)
+    assert listener.followers.keys() == {run_id, other}
+    assert listener.followers[run_id].seq == streams.number(0, 1)
 
 
 def test_a_gap_is_read_and_nothing_is_told_twice(
