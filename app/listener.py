@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import msgspec
 import redis
 
 from app.follower import Follower, Gap
 from app.items import Item, item
+from app.mending import mended
 from app.upload_follower import UploadFollower
 from reef import streams
-from reef.contracts.events import Done, Restarted, Stopped, Token
 from reef.ledger import JobRecord
 
 if TYPE_CHECKING:
@@ -331,7 +330,7 @@ class Listener:
         while follower.live and not follower.behind:
             told += self._take_live(follower, may_read=may_read)
         if may_read:
-            told = self._mended(follower, told)
+            told = mended(self._relay, follower, told)
         if follower.reading is not None:
             with self._lock:
                 reading, follower.reading = follower.reading, None
@@ -356,16 +355,6 @@ class Listener:
                 self.wake()
         return told
 
-    def _mended(self, follower: Follower, told: list[Item]) -> list[Item]:
-        """The same, where its end or its text was not to be had from the stream: as the records tell it."""
-        if follower.done and follower.torn:
-            return self._mend(follower, told)
-        # a stream that cannot be read does not keep us from telling an end that the database knows
-        more_stored = follower.behind and not follower.retry_at
-        if follower.ended is not None and not follower.done and not more_stored:
-            return told + self._ending(follower, follower.ended)
-        return told
-
     def _replay(self, follower: Follower) -> list[Item]:
         if follower.overtaken:
             follower.overtaken = False
@@ -384,28 +373,6 @@ class Listener:
             follower.fall_behind()
             self.wake()
         return told
-
-    def _mend(self, follower: Follower, told: list[Item]) -> list[Item]:
-        """The run ended and text is missing: tell the stored text instead."""
-        final = told[-1].event
-        if not isinstance(final, Done | Stopped):
-            return told
-        record = self._relay.record(follower.run_id)
-        if record is None or not record.ended:
-            return told
-        kept = [heard for heard in told[:-1] if follower.whole is None or not isinstance(heard.event, Token)]
-        return kept + self._ending(follower, record)
-
-    def _ending(self, follower: Follower, record: JobRecord) -> list[Item]:
-        self._relay.count_reread("ledger")
-        events = self._relay.ending(record, None if follower.torn else follower.chars)
-        follower.done = True
-        if follower.whole is not None:
-            events = [event for event in events if not isinstance(event, Restarted)]
-            if follower.whole and not any(isinstance(event, Token) for event in events):
-                text = Token(content="".join(follower.whole), run_id=record.id, session_id=record.session_id or "")
-                events.insert(0, msgspec.structs.replace(text, seq=events[-1].seq - 1))
-        return [item(event) for event in events]
 
     def _drop(self, run_id: str, follower: Follower | None = None) -> None:
         if follower is not None and self.followers.get(run_id) is not follower:
