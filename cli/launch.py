@@ -230,7 +230,7 @@ class ReefProcesses:
 
             for node in left:
                 recover_node(self.settings, node)
-            self._note("Handed back the work of an earlier start that ended without a word")
+            self._note("An earlier start ended without a word; what its workers held is free again")
 
     def _flower_spec(self, login: FlowerLogin) -> ProcessSpec:
         address = httpx.URL(login.url)

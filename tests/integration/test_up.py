@@ -259,7 +259,7 @@ def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
     assert ledger.get(said["run_id"]).state == "running"
     second = Up(tmp_path / "reef", "--no-flower", queues=queues)
     try:
-        second.wait_for("Handed back the work of an earlier start")
+        second.wait_for("An earlier start ended without a word; what its workers held is free again")
         second.wait_for("Ctrl-C stops everything")
         wait_until(lambda: ledger.get(said["run_id"]).ended, "the end of the reply")
         record = ledger.get(said["run_id"])
