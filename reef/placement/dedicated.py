@@ -222,11 +222,11 @@ class _Layout:
         return found
 
     def _sent(self, group: Group, most: int, found: dict[str, Group]) -> dict[str, Group]:
-        """Spare devices for a group until it has so many, beyond those found; who stands in for it already first."""
+        """Spare devices that bring those found for a group up to `most`; who stands in for it already comes first."""
         spare = [d for d in self.spare if d.alive and d.node not in found and d.serves(group.pool)]
         places = {device.node: self.view.place(device.node) for device in spare}
         here = [d for d in spare if places[d.node].tier == "reserve" and self._serves(group, places[d.node])]
-        sent = sum(served == group for served in found.values())
+        sent = list(found.values()).count(group)
         # for a device that is not known yet nobody is sent, but who already stands in for it stays
         keep = here[: max(0, most - sent)]
         free = [device for device in spare if not self._stands_elsewhere(device)]
@@ -254,8 +254,7 @@ class _Layout:
         standing = [d for d in self.spare if d.alive and d.node not in found and d.serves(group.pool)]
         for other in self.groups:
             helpers = [device for device in standing if self._serves(other, self.view.place(device.node))]
-            sent = sum(served == other for served in found.values())
-            if helpers and self._alive(other) + sent + len(helpers) > 1:
+            if helpers and self._alive(other) + list(found.values()).count(other) + len(helpers) > 1:
                 return {helpers[-1].node: group}
         for lender in sorted(self.groups, key=lambda one: (bool(one.pool), -self._alive(one))):
             free = [device for device in self.seated[lender] if device.alive and device.node not in found]

@@ -95,11 +95,9 @@ class Chunker:
 
     def _short_enough(self, text: str, pieces: list[Piece]) -> Iterator[list[Piece]]:
         """What was counted apart may be more tokens together: such a passage becomes two, until each fits."""
-        if not any(piece.cut for piece in pieces) or self._tokens(text, pieces) <= self.sizes.tokens_max:
-            yield pieces
-            return
         halves = pieces if len(pieces) > 1 else _apart(pieces[0])
-        if len(halves) < 2:
+        exact = not any(piece.cut for piece in pieces)
+        if exact or len(halves) < 2 or self._tokens(text, pieces) <= self.sizes.tokens_max:
             yield pieces
             return
         middle = len(halves) // 2
