@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -42,7 +43,7 @@ class Broker:
         self.topology: Topology = load_topology(queues)
         self.base = Settings(data_dir=directory, queues_file=queues)
         self.url = server.url
-        self.admin = redis.Redis.from_url(server.url)
+        self.admin: Any = redis.Redis.from_url(server.url)
         for line in acl_file(self.topology, dict.fromkeys((*ROLES, ADMIN), "secret")).splitlines():
             _, name, *rules = line.split()
             if name in ROLES:
@@ -71,7 +72,7 @@ class Broker:
             state="ready",
             streams=2,
         )
-        self.admin.hset(keys.NODES, node, msgspec.json.encode(said))  # type: ignore[arg-type]
+        self.admin.hset(keys.NODES, node, msgspec.json.encode(said))
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_a_job_that_lost_its_worker_comes_first(broker: Broker, role: Role) -> N
     dispatcher = Dispatcher(broker.settings(role), broker.topology)
     dispatcher.send_again(job("first-sent"))
     dispatcher.send_again(job("begun", token=1))
-    assert b"begun" in broker.admin.lrange("chat", -1, -1)[0]  # type: ignore[index]
+    assert b"begun" in broker.admin.lrange("chat", -1, -1)[0]
     dispatcher.redis.close()
 
 
@@ -134,7 +135,7 @@ def test_what_a_dead_worker_held_is_put_back(broker: Broker, role: Role) -> None
     """Its unacknowledged messages, from kombu's own book of them."""
     book, index, _ = keys.unacked(NODES[0])
     entry = [{"body": "", "properties": {"delivery_info": {}}}, "chat", "chat"]
-    broker.admin.hset(book, "tag", msgspec.json.encode(entry))  # type: ignore[arg-type]
+    broker.admin.hset(book, "tag", msgspec.json.encode(entry))
     broker.admin.zadd(index, {"tag": time.time()})
     with broker.client(role) as client:
         assert restore_unacked(client, NODES[0]) == 1
@@ -149,7 +150,7 @@ def test_the_sweeper_moves_hints_that_nobody_looks_at(broker: Broker) -> None:
     broker.admin.lpush(keys.route_queue("chat", "lost"), "hint")
     with broker.client("sweeper") as client:
         watch = Watch()
-        watch.see(read_vitals(broker.admin.hvals(keys.NODES)))  # type: ignore[arg-type]
+        watch.see(read_vitals(broker.admin.hvals(keys.NODES)))
         assert Rescue(client, broker.topology).look(watch) == 1
     assert broker.admin.lrange("chat", 0, -1) == [b"hint"]
 

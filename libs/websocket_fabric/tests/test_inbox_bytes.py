@@ -59,7 +59,8 @@ def test_a_queue_is_full_by_number_or_by_bytes(seed: int) -> None:
 
 @pytest.mark.parametrize("run", [uvloop.run, asyncio.run])
 def test_a_server_reads_no_more_than_may_wait(run: Any) -> None:
-    """While a handler waits: the limit and one read. All of it is handled in the end, in order."""
+    """While a handler waits with its message: the limit, what came in part, and one read. All of it is handled in the
+    end, in order."""
 
     async def main() -> None:
         server = make(FEW_BYTES)
